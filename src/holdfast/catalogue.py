@@ -1,0 +1,100 @@
+"""The catalogue: every method by name, its tags, and methods from spec strings.
+
+Names are listed here, not registered on import, so that the list costs nothing to read and a
+method's module is imported only when it is used.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from holdfast.errors import unknown
+from holdfast.method import Method, Tags, chain
+from holdfast.spec import Spec, bind, parse
+
+METHODS: dict[str, str] = {
+    "finetune": "holdfast.methods.bounds.finetune:Finetune",
+    "joint": "holdfast.methods.bounds.joint:Joint",
+    "cumulative": "holdfast.methods.bounds.cumulative:Cumulative",
+    "er": "holdfast.methods.replay.er:ER",
+    "der": "holdfast.methods.replay.der:DER",
+    "der++": "holdfast.methods.replay.der:DERpp",
+    "icarl": "holdfast.methods.replay.icarl:ICaRL",
+    "l2": "holdfast.methods.penalties.l2:L2",
+    "ewc": "holdfast.methods.penalties.ewc:EWC",
+    "online_ewc": "holdfast.methods.penalties.ewc:OnlineEWC",
+    "lwf": "holdfast.methods.distillation.lwf:LwF",
+    "agem": "holdfast.methods.projection.agem:AGEM",
+    "ncm": "holdfast.methods.prototypes.ncm:NCM",
+    "wa": "holdfast.methods.correction.wa:WA",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method in the catalogue.
+
+    Attributes:
+        name: As in spec strings.
+        tags: What it is, needs and keeps.
+        arguments: Constructor argument to default.
+        summary: First sentence of its documentation.
+    """
+
+    name: str
+    tags: Tags
+    arguments: dict[str, Any]
+    summary: str
+
+
+def method_class(name: str) -> type[Method]:
+    """The class behind a name.
+
+    Raises:
+        UsageError: If there is no such method; the nearest name is offered.
+    """
+    if name not in METHODS:
+        raise unknown("method", name, METHODS)
+    module, _, attribute = METHODS[name].partition(":")
+    found: type[Method] = getattr(import_module(module), attribute)
+    return found
+
+
+def entry(name: str) -> Entry:
+    """The catalogue's entry for a name."""
+    cls = method_class(name)
+    parameters = inspect.signature(cls).parameters
+    summary = inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0].replace("\n", " ")
+    return Entry(name, cls.tags, {n: p.default for n, p in parameters.items()}, summary)
+
+
+def entries() -> Iterator[Entry]:
+    """All entries, in the catalogue's order."""
+    return (entry(name) for name in METHODS)
+
+
+def build(text: str) -> Method:
+    """A method, or a chain of them, from a spec string.
+
+    Raises:
+        UsageError: If a name or an argument does not exist, or if the methods cannot be chained.
+
+    Example:
+        >>> build("er(capacity=100)+wa").parts().__next__().capacity
+        100
+    """
+    return chain(*(_one(spec) for spec in parse(text)))
+
+
+def _one(spec: Spec) -> Method:
+    cls = method_class(spec.name)
+    return cls(**bind(spec, cls, "method"))
+
+
+def canonical(text: str) -> str:
+    """The spec string in one spelling, whatever its spaces."""
+    return "+".join(str(spec) for spec in parse(text))

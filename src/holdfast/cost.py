@@ -1,0 +1,107 @@
+"""Cost is a metric: seconds, floating-point operations, peak memory, bytes stored."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+Result = TypeVar("Result")
+
+
+class Meter:
+    """Measures a learner at work.
+
+    Seconds are those of training (hooks included; evaluation, progress and checkpoints excluded).
+    Floating-point operations are counted on training steps 0, 1, 2, 4, 8, ... of every experience,
+    each count standing for the steps until the next, because counting every step would slow them;
+    what happens outside steps (`begin`, `end`, `fit`) is counted in full. Operations that PyTorch's
+    counter has no formula for (everything but matrix products, convolutions and attention) are
+    taken as free.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds = 0.0
+        self.flops = 0
+        self.steps = 0
+        self.flops_per_step = 0
+        self._since: float | None = None
+
+    def start(self) -> None:
+        """Begin to count seconds."""
+        self._since = time.perf_counter()
+
+    def stop(self) -> None:
+        """Cease to count seconds."""
+        if self._since is not None:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            self.seconds += time.perf_counter() - self._since
+            self._since = None
+
+    def step(self, index: int, update: Callable[[], Result]) -> Result:
+        """Run the training step `index` (of its experience) and charge its operations."""
+        self.steps += 1
+        if index & (index - 1) == 0:
+            before = self.flops
+            result = self.counted(update)
+            self.flops_per_step = self.flops - before
+            return result
+        self.flops += self.flops_per_step
+        return update()
+
+    def counted(self, work: Callable[[], Result]) -> Result:
+        """Run `work` and add all its operations."""
+        from torch.utils.flop_counter import FlopCounterMode
+
+        with FlopCounterMode(display=False) as counter:
+            result = work()
+        self.flops += counter.get_total_flops()
+        return result
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "seconds": self.seconds,
+            "flops": self.flops,
+            "steps": self.steps,
+            "flops_per_step": self.flops_per_step,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Let the peak begin anew, so that one process can measure several runs."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    try:
+        with open("/proc/self/clear_refs", "w") as handle:
+            handle.write("5")
+    except OSError:  # no such file off Linux: the peak is then that of the whole process
+        return
+
+
+def peak_memory(device: torch.device) -> int:
+    """Peak bytes: allocated on the device for CUDA, resident in the process for the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if os.path.exists("/proc/self/status"):
+        with open("/proc/self/status") as handle:
+            for line in handle:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def stored_bytes(module: nn.Module) -> int:
+    """Bytes of all tensors in a module's state."""
+    return sum(v.nbytes for v in module.state_dict().values() if isinstance(v, torch.Tensor))

@@ -1,0 +1,111 @@
+"""What was kept: scores of every test set, without side effects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import nn
+
+from holdfast.data import Table
+from holdfast.stream import Stream
+
+if TYPE_CHECKING:
+    from holdfast.learner import Learner
+
+
+@dataclass
+class Record:
+    """What a run leaves: scores, and what they cost.
+
+    Attributes:
+        initial: Score on every test set before any training.
+        matrix: `matrix[i][j]`: score on test set j after experience i, in the stream's scenario.
+        task_matrix: The same with the task known.
+        curve: Continual evaluation: `{"experience", "step", "scores"}` in order.
+        cost: `seconds`, `flops`, `steps`, `peak_memory_bytes`, `method_bytes`.
+        notes: What methods wrote down, with `experience` and `step`.
+    """
+
+    initial: list[float] = field(default_factory=list)
+    matrix: list[list[float]] = field(default_factory=list)
+    task_matrix: list[list[float]] = field(default_factory=list)
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    cost: dict[str, float] = field(default_factory=dict)
+    notes: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(state: Mapping[str, Any]) -> Record:
+        return Record(**state)
+
+
+class Scores(NamedTuple):
+    """One score per test set: in the stream's own scenario, and with the task known."""
+
+    plain: list[float]
+    task: list[float]
+
+
+@contextmanager
+def undisturbed(*modules: nn.Module, device: torch.device | None = None) -> Iterator[None]:
+    """Evaluation mode, no gradients; afterwards modes and random states are as before."""
+    modes = [(part, part.training) for module in modules for part in module.modules()]
+    cuda = device is not None and device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if cuda else []), torch.no_grad():
+        for module in modules:
+            module.eval()
+        try:
+            yield
+        finally:
+            for part, training in modes:
+                part.training = training
+
+
+class TestSets:
+    """All test sets of a stream as one table, scored in one pass.
+
+    Args:
+        stream: Whose experiences' test sets are scored.
+        subset: At most this many examples of every test set, drawn once (`None`: all).
+        seed: Draws the subset.
+        rows: Examples a forward pass.
+    """
+
+    __test__ = False
+
+    def __init__(
+        self, stream: Stream, subset: int | None = None, seed: int = 0, rows: int = 1024
+    ) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        tables = []
+        for experience in stream:
+            test = experience.test
+            if subset is not None and len(test) > subset:
+                chosen = torch.randperm(len(test), generator=generator)[:subset].sort().values
+                test = test.take(chosen.to(test.device))
+            tables.append(
+                test.with_columns(
+                    task=torch.full((len(test),), experience.index, device=test.device)
+                )
+            )
+        self.sizes = torch.tensor([float(len(table)) for table in tables])
+        self.table = Table.concat(tables)
+        self.rows = rows
+
+    def score(self, learner: Learner) -> Scores:
+        """The mean score of every test set, leaving the learner as it was."""
+        if self.table.device != learner.device:
+            self.table, self.sizes = self.table.to(learner.device), self.sizes.to(learner.device)
+        plain, task = torch.zeros_like(self.sizes), torch.zeros_like(self.sizes)
+        with undisturbed(learner.model, learner.method, device=learner.device):
+            for batch in self.table.chunks(self.rows):
+                outputs = learner.predict(batch)
+                plain.index_add_(0, batch["task"], learner.objective.scores(outputs, batch))
+                task.index_add_(0, batch["task"], learner.objective.task_scores(outputs, batch))
+        return Scores((plain / self.sizes).tolist(), (task / self.sizes).tolist())

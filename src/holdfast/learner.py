@@ -1,0 +1,459 @@
+"""The learner: model + objective + optimizer + methods, and the loop.
+
+Read from `learn` down to `update`, this file is one batch's way from the stream to the matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from holdfast.cost import Meter, peak_memory, reset_peak_memory, stored_bytes
+from holdfast.data import Batch, Batches, size
+from holdfast.errors import Diverged, UsageError
+from holdfast.evaluation import Record, TestSets
+from holdfast.method import Method, chain, refuse_unfit
+from holdfast.objective import Classification, Objective
+from holdfast.optim.carry import carry_state
+from holdfast.optim.schedules import Schedule, constant
+from holdfast.stream import Experience, Stream
+
+LOSSES_HELD = 50
+"""Losses are checked for NaN this many at a time, so that no step waits for the device."""
+
+
+class Observer:
+    """Looks on while a learner learns: progress bars, checkpoints, loggers."""
+
+    def on_step(self, learner: Learner) -> None: ...
+
+    def on_experience(self, learner: Learner) -> None: ...
+
+
+class Learner:
+    """Trains a model on one experience after another.
+
+    Args:
+        model: Any module from inputs to class logits; methods that need features or a head ask for
+            a `holdfast.models.Classifier`.
+        method: What keeps the model from forgetting; a `chain` for several. None: plain training.
+        optimizer: From a list of parameters to an optimizer.
+        objective: What is asked of the model; None: classification as the stream describes it.
+        epochs: Passes over each experience.
+        batch_size: Examples the stream brings a step.
+        optimizer_state: `"reset"`: a fresh optimizer for every experience; `"keep"`: one for all.
+        schedule: Factor on the learning rate by epoch and number of epochs, within an experience.
+        augment: Applied to inputs in every training forward pass, replayed examples included.
+        evaluate_every: Score the test sets every so many steps (continual evaluation); None: only
+            after each experience.
+        evaluate_subset: Examples a test set in continual evaluation.
+        seed: Of all random choices of the learner and its methods.
+        device: Where to compute; None: where the model's parameters are.
+
+    Raises:
+        UsageError: If a number is out of range.
+
+    Example:
+        >>> from holdfast import Learner, streams, models
+        >>> from holdfast.methods import ER
+        >>> stream = streams.build("split-digits", seed=0)
+        >>> learner = Learner(models.build("mlp(width=64)", stream), ER(capacity=200))
+        >>> record = learner.learn(stream)
+        >>> len(record.matrix)
+        5
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: Method | None = None,
+        *,
+        optimizer: Callable[[list[nn.Parameter]], Optimizer] = partial(torch.optim.SGD, lr=0.1),
+        objective: Objective | None = None,
+        epochs: int = 1,
+        batch_size: int = 32,
+        optimizer_state: Literal["reset", "keep"] = "reset",
+        schedule: Schedule = constant,
+        augment: Callable[[Tensor], Tensor] | None = None,
+        evaluate_every: int | None = None,
+        evaluate_subset: int = 1000,
+        seed: int = 0,
+        device: torch.device | str | None = None,
+    ) -> None:
+        for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+            if value < 1:
+                raise UsageError(f"{name} must be at least 1; given: {value}.")
+        if evaluate_every is not None and evaluate_every < 1:
+            raise UsageError(f"evaluate_every must be at least 1; given: {evaluate_every}.")
+        if optimizer_state not in ("reset", "keep"):
+            raise UsageError(
+                f"optimizer_state must be 'reset' or 'keep'; given: {optimizer_state!r}."
+            )
+        first = next(model.parameters(), None)
+        self.device = torch.device(device or (first.device if first is not None else "cpu"))
+        self.model = model.to(self.device)
+        self.method = (method or Method()).to(self.device)
+        self.make_optimizer, self.optimizer_state = optimizer, optimizer_state
+        self.schedule, self.augment = schedule, augment
+        self.epochs, self.batch_size = epochs, batch_size
+        self.evaluate_every, self.evaluate_subset = evaluate_every, evaluate_subset
+        self.seed = seed
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.global_rng = self._seeded_rng(seed)
+        self.meter = Meter(self.device)
+        self.record = Record()
+        self.last_checkpoint: str | None = None
+        self._given_objective = objective
+        self._losses: list[Tensor] = []
+        self._collect_hooks()
+
+        self.stream: Stream | None = None
+        self.objective: Objective
+        self.optimizer: Optimizer
+        self.parameters: list[nn.Parameter] = []
+        self.experience: Experience
+        self.batches: Batches | None = None
+        self.incoming: Batch = {}
+        self.index = 0  # of the experience at hand, or next
+        self.step = 0  # within the experience
+
+    # A run, from the outside in.
+
+    def learn(self, stream: Stream, observers: Sequence[Observer] = ()) -> Record:
+        """Learn the stream, or what is left of it after `restore`, and return what was kept.
+
+        Raises:
+            StreamRefused: If a method cannot serve the stream.
+            Diverged: If the loss becomes NaN or infinite.
+        """
+        if self.stream is None:
+            self.start(stream)
+        if self.stream is not stream:
+            raise UsageError("This learner has begun another stream; build a new learner.")
+        with self._own_rng():
+            if not self.record.initial:
+                self.record.initial = self.test_sets.score(self).plain
+            while self.index < len(stream):
+                if self.batches is None:
+                    self.begin(stream[self.index])
+                self.train(observers)
+                self.end()
+                for observer in observers:
+                    observer.on_experience(self)
+        return self.record
+
+    def start(self, stream: Stream) -> None:
+        """Meet the stream: check that it can be served and set the methods up."""
+        refuse_unfit(self.method, stream, self.model)
+        if stream.online and self.epochs > 1:
+            raise UsageError(
+                f"{stream.name!r} is online: every example comes once, so epochs must be 1; "
+                f"given: {self.epochs}."
+            )
+        self.stream = stream
+        self.objective = self._given_objective or Classification(
+            [experience.classes for experience in stream],
+            stream.classes,
+            task_known=stream.scenario == "task",
+        )
+        self.test_sets = TestSets(stream)
+        self.probe_sets = TestSets(stream, subset=self.evaluate_subset, seed=self.seed)
+        reset_peak_memory(self.device)
+        for part in self.method.parts():
+            part.setup(self)
+
+    def begin(self, experience: Experience) -> None:
+        """Grow, renew the optimizer, let methods prepare, and lay out the batches."""
+        self.meter.start()
+        self.expand(experience)
+        self._renew_optimizer()
+        self.meter.counted(lambda: self._call("begin", experience))
+        self._lay_out(experience)
+        self.step = 0
+
+    def expand(self, experience: Experience) -> None:
+        """Make room for an experience's classes: in the head, and wherever methods need it."""
+        self.experience, self.index = experience, experience.index
+        assert self.stream is not None
+        before = self.stream.seen_until(experience.index - 1) if experience.index else ()
+        self.seen: tuple[int, ...] = before
+        self.new: tuple[int, ...] = tuple(c for c in experience.classes if c not in set(before))
+        grow = getattr(getattr(self.model, "head", None), "grow", None)
+        if grow is not None:
+            grow(max((*before, *experience.classes)) + 1)
+        self._call("expand", experience)
+
+    def train(self, observers: Sequence[Observer] = ()) -> None:
+        """Train on the experience at hand, step by step."""
+        assert self.batches is not None
+        self.model.train()
+        self.meter.start()
+        if self._fit:
+            table = self.batches.table
+            self.meter.counted(lambda: self._fit[0](self, table))
+            return
+        every = self.evaluate_every
+        epoch = -1
+        for incoming in self.batches:
+            if self.batches.epoch != epoch:
+                epoch = self.batches.epoch
+                self._set_learning_rate(epoch)
+            loss = self.meter.step(self.step, partial(self.update, incoming))
+            self._losses.append(loss.detach())
+            self.step += 1
+            if len(self._losses) == LOSSES_HELD:
+                self.check_losses()
+            if (every and self.step % every == 0) or observers:
+                self.meter.stop()
+                if every and self.step % every == 0:
+                    self._probe()
+                for observer in observers:
+                    observer.on_step(self)
+                self.meter.start()
+
+    def update(self, incoming: Batch) -> Tensor:
+        """One step: from the batch that the stream brought to changed weights."""
+        self.incoming = incoming
+        batch = incoming
+        for mix in self._batch:
+            batch = mix(self, batch)
+        outputs = self.forward(batch)
+        visible = outputs
+        for mask in self._logits:
+            visible = mask(self, batch, visible)
+        loss = self.objective.losses(visible, batch).mean()
+        for term in self._loss:
+            loss = term(self, batch, outputs, loss)
+        self.optimizer.zero_grad()
+        loss.backward()
+        for change in self._gradients:
+            change(self)
+        self.optimizer.step()
+        for after in self._step:
+            after(self)
+        return loss
+
+    def end(self) -> None:
+        """Let methods consolidate, then fill one row of the matrix."""
+        self.check_losses()
+        self.meter.counted(lambda: self._call("end", self.experience))
+        self.meter.stop()
+        self._check_weights()
+        scores = self.test_sets.score(self)
+        self.record.matrix.append(scores.plain)
+        self.record.task_matrix.append(scores.task)
+        self.record.cost = {
+            "seconds": self.meter.seconds,
+            "flops": self.meter.flops,
+            "steps": self.meter.steps,
+            "peak_memory_bytes": max(
+                peak_memory(self.device), self.record.cost.get("peak_memory_bytes", 0)
+            ),
+            "method_bytes": stored_bytes(self.method),
+        }
+        self.batches = None
+        self.index += 1
+
+    # What methods use.
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Outputs for training: inputs augmented, gradients kept."""
+        if self.augment is not None:
+            batch = {**batch, "x": self.augment(batch["x"])}
+        return self.objective.forward(self.model, batch)
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Outputs for use: not augmented, corrected or replaced by the methods."""
+        outputs = self.objective.forward(self.model, batch)
+        for correct in self._predict:
+            outputs = correct(self, batch, outputs)
+        return outputs
+
+    def gradient(self, batch: Batch) -> list[Tensor]:
+        """Gradient of the mean loss on a batch by every trainable parameter; `.grad` untouched."""
+        loss = self.objective.losses(self.forward(batch), batch).mean()
+        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        return [
+            torch.zeros_like(p) if g is None else g
+            for p, g in zip(self.parameters, gradients, strict=True)
+        ]
+
+    @property
+    def epoch(self) -> int:
+        """The epoch within the experience at hand, from 0."""
+        return self.batches.epoch if self.batches is not None else 0
+
+    @property
+    def stream_rows(self) -> int:
+        """How many rows of the present batch came from the stream; they are its first."""
+        return size(self.incoming)
+
+    def note(self, **values: Any) -> None:
+        """Write numbers down beside the results: what a method found, by experience and step."""
+        self.record.notes.append({"experience": self.index, "step": self.step, **values})
+
+    # Nothing lost.
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything from which `restore` goes on exactly; refuses once the loss is not finite."""
+        self.check_losses()
+        return {
+            "index": self.index,
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict() if hasattr(self, "optimizer") else None,
+            "batches": self.batches.state_dict() if self.batches is not None else None,
+            "generator": self.generator.get_state(),
+            "global_rng": self._rng_now(),
+            "meter": self.meter.state_dict(),
+            "record": self.record.to_dict(),
+        }
+
+    def restore(self, stream: Stream, state: Mapping[str, Any]) -> None:
+        """Go back to the point of `state`; `learn` then continues there.
+
+        Growth is replayed from the experiences' descriptions, then all tensors are loaded.
+        """
+        self.start(stream)
+        inside = state["batches"] is not None
+        for experience in stream.experiences[: state["index"] + inside]:
+            self.expand(experience)
+        self.model.load_state_dict(state["model"])
+        self.method.load_state_dict(state["method"])
+        self.method.to(self.device)
+        if state["optimizer"] is not None:
+            self._renew_optimizer()
+            self.optimizer.load_state_dict(state["optimizer"])
+        self.record = Record.from_dict(state["record"])
+        self.meter.load_state_dict(state["meter"])
+        self.index, self.step = state["index"], state["step"]
+        if inside:
+            self._lay_out(stream[self.index])
+            assert self.batches is not None
+            self.batches.load_state_dict(state["batches"])
+        self.generator.set_state(state["generator"])
+        self.global_rng = state["global_rng"]
+
+    def check_losses(self) -> None:
+        """Stop if a loss since the last look was not finite."""
+        if not self._losses:
+            return
+        losses = torch.stack(self._losses)
+        first = self.step - len(self._losses)
+        self._losses = []
+        finite = losses.isfinite()
+        if not bool(finite.all()):
+            bad = int((~finite).nonzero()[0])
+            self._diverged(f"The loss became {float(losses[bad])}", first + bad)
+
+    # Inside.
+
+    def _call(self, hook: str, *arguments: Any) -> None:
+        for part in self.method.parts():
+            getattr(part, hook)(self, *arguments)
+
+    def _collect_hooks(self) -> None:
+        """Look hooks up once, leaving out those that do nothing."""
+
+        def overriding(hook: str) -> list[Callable[..., Any]]:
+            return [getattr(p, hook) for p in self.method.parts() if p.overrides(hook)]
+
+        self._batch, self._logits = overriding("batch"), overriding("logits")
+        self._loss, self._gradients = overriding("loss"), overriding("gradients")
+        self._step, self._predict = overriding("step"), overriding("predict")
+        self._fit = overriding("fit")
+
+    def _lay_out(self, experience: Experience) -> None:
+        table = experience.train
+        for part in self.method.parts():
+            table = part.select(self, table)
+        table = table.to(self.device)
+        self.batches = Batches(table, self.batch_size, self.epochs, self.generator)
+
+    def _renew_optimizer(self) -> None:
+        """A fresh optimizer, or the old one's state carried over to parameters that have grown."""
+        old: Optimizer | None = getattr(self, "optimizer", None)
+        names = {id(p): n for n, p in self.model.named_parameters() if p.requires_grad}
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        if self.optimizer_state == "keep" and old is not None:
+            if len(parameters) == len(self.parameters) and all(
+                a is b for a, b in zip(parameters, self.parameters, strict=True)
+            ):
+                return
+        self.optimizer = self.make_optimizer(parameters)
+        self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
+        if self.optimizer_state == "keep" and old is not None:
+            carry_state(old, self._names, self.optimizer, names)
+        self.parameters, self._names = parameters, names
+
+    def _set_learning_rate(self, epoch: int) -> None:
+        factor = self.schedule(epoch, self.epochs)
+        for group, rate in zip(self.optimizer.param_groups, self._base_rates, strict=True):
+            group["lr"] = rate * factor
+
+    def _probe(self) -> None:
+        scores = self.probe_sets.score(self)
+        self.record.curve.append(
+            {"experience": self.index, "step": self.step, "scores": scores.plain}
+        )
+
+    def _check_weights(self) -> None:
+        finite = [p.detach().isfinite().all() for p in self.model.parameters()]
+        if finite and not bool(torch.stack(finite).all()):
+            self._diverged("A weight became NaN or infinite", self.step)
+
+    def _diverged(self, what: str, step: int) -> None:
+        raise Diverged(
+            f"{what} at step {step} of experience {self.index}; "
+            f"last good checkpoint: {self.last_checkpoint or 'none'}. "
+            "A smaller learning rate is the usual remedy."
+        )
+
+    @staticmethod
+    def _seeded_rng(seed: int) -> dict[str, Tensor]:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            states = {"cpu": torch.get_rng_state()}
+            if torch.cuda.is_available():
+                states["cuda"] = torch.cuda.get_rng_state()
+        return states
+
+    def _rng_now(self) -> dict[str, Tensor]:
+        if not self._learning:
+            return self.global_rng
+        states = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self.device)
+        return states
+
+    _learning = False
+
+    def _own_rng(self) -> Any:
+        """Within it the global random state (dropout, augmentation) is the learner's own."""
+        return _OwnRng(self)
+
+
+class _OwnRng:
+    def __init__(self, learner: Learner) -> None:
+        self.learner = learner
+        devices: Iterable[Any] = [learner.device] if learner.device.type == "cuda" else []
+        self.fork = torch.random.fork_rng(devices=devices)
+
+    def __enter__(self) -> None:
+        self.fork.__enter__()
+        states = self.learner.global_rng
+        torch.set_rng_state(states["cpu"])
+        if self.learner.device.type == "cuda" and "cuda" in states:
+            torch.cuda.set_rng_state(states["cuda"], self.learner.device)
+        self.learner._learning = True
+
+    def __exit__(self, *error: Any) -> None:
+        self.learner.global_rng = self.learner._rng_now()
+        self.learner._learning = False
+        self.fork.__exit__(*error)

@@ -1,0 +1,1 @@
+"""What methods remember: buffers of examples, prototypes, parameters."""

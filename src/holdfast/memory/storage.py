@@ -1,0 +1,76 @@
+"""Which rows a buffer keeps, as slots to write to; no loop over rows, no synchronisation.
+
+Both functions answer with one slot for every row offered. Slot `capacity` is a spare row past the
+end: what goes there is not kept.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def reservoir_slots(
+    seen: int, rows: int, capacity: int, generator: torch.Generator
+) -> Int[Tensor, " rows"]:
+    """Algorithm R (Vitter, "Random sampling with a reservoir", 1985) for `rows` at once.
+
+    Row number n (from 0, over the whole stream) goes to slot n while there is room; after that
+    to a slot drawn from 0..n if that is below the capacity, and is dropped otherwise. Where two
+    rows of one call draw the same slot, the later one has it, as if they had come one by one.
+    """
+    device = generator.device
+    number = torch.arange(seen, seen + rows, device=device)
+    if seen + rows <= capacity:
+        return number
+    drawn = torch.rand(rows, generator=generator, device=device, dtype=torch.float64)
+    slots = torch.where(number < capacity, number, (drawn * (number + 1)).long())
+    slots.clamp_(max=capacity)
+    taken_later = (slots[:, None] == slots).triu(1).any(1)
+    return slots.masked_fill_(taken_later, capacity)
+
+
+def keep_least(
+    held_group: Int[Tensor, " capacity"],
+    held_key: Float[Tensor, " capacity"],
+    stored: int,
+    group: Int[Tensor, " rows"],
+    key: Float[Tensor, " rows"],
+) -> tuple[Int[Tensor, " rows"], Int[Tensor, " rows"]]:
+    """Keep equal numbers of every group, in each the rows with the least keys.
+
+    All rows are ranked within their group by key, and the `capacity` rows of least rank stay: the
+    largest groups give up rows first, and a small group is never touched before it is among the
+    largest. With random keys each group holds a uniform sample of all its rows, because the number
+    of rows that a full group may keep only ever falls.
+
+    Returns:
+        The slot for every row offered, and the order of the rows offered to which it refers.
+    """
+    capacity, rows = len(held_key), len(key)
+    groups, keys = torch.cat([held_group, group]), torch.cat([held_key, key])
+    total = len(keys)
+    position = torch.arange(total, device=keys.device)
+    vacant = (position >= stored) & (position < capacity)
+    groups = groups.masked_fill(vacant, torch.iinfo(groups.dtype).max)
+
+    order = keys.argsort(stable=True)
+    order = order[groups[order].argsort(stable=True)]  # by group, then by key
+    sorted_groups = groups[order]
+    first = torch.searchsorted(sorted_groups, sorted_groups)
+    rank = torch.empty_like(position)
+    rank[order] = position - first
+    rank.masked_fill_(vacant, total)
+
+    by_rank = order[rank[order].argsort(stable=True)]  # by rank, then by group
+    kept = torch.zeros(total, dtype=torch.bool, device=keys.device)
+    kept[by_rank[:capacity]] = True
+    kept &= ~vacant
+
+    free = kept[:capacity].long().argsort(stable=True)  # slots to write to come first
+    entering = (~kept[capacity:]).long().argsort(stable=True)  # rows that are kept come first
+    slots = torch.full((rows,), capacity, device=keys.device)
+    fitting = min(rows, capacity)
+    slots[:fitting] = free[:fitting]
+    return slots.masked_fill(~kept[capacity:][entering], capacity), entering

@@ -1,0 +1,205 @@
+"""Methods: what is done around an ordinary training loop so that a model keeps what it knew.
+
+A `Method` overrides only the points of the step that it needs:
+
+    setup       once, before the first experience                   (learner)
+    expand      grow with an experience's classes                   (learner, experience)
+    begin       before an experience is trained on                  (learner, experience)
+    select      choose what to train on                             (learner, table) -> table
+    fit         instead of gradient training                        (learner, table)
+    batch       mix in, relabel                                     (learner, batch) -> batch
+    logits      mask or correct what the training loss sees         (learner, batch, outputs) -> outputs
+    loss        add or replace terms; store with this pass's output (learner, batch, outputs, loss) -> loss
+    gradients   project, mask, rescale                              (learner)
+    step        after the optimizer                                 (learner)
+    end         consolidate, store, align                           (learner, experience)
+    predict     route, mask, replace                                (learner, batch, outputs) -> outputs
+
+`batch`, `logits` and `loss` run once per forward pass, `gradients` and `step` once per update:
+under gradient accumulation these differ. `expand` must depend on the experience's description
+alone (never on data, weights or chance), because it is replayed when a checkpoint is restored.
+`select` must be repeatable from the method's own state for the same reason.
+
+The first rows of a batch are always those that the stream brought, in order; they are also in
+`learner.incoming`, as they came. What other methods mix in comes after them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from holdfast.data import Batch, Table
+from holdfast.errors import StreamRefused, UsageError
+from holdfast.memory.remembers import Remembers
+from holdfast.stream import Experience, Stream
+
+if TYPE_CHECKING:
+    from holdfast.learner import Learner
+
+Family = Literal[
+    "bound", "replay", "penalty", "distillation", "projection", "prototype", "correction"
+]
+Need = Literal["new classes", "features", "linear head", "past data", "boundaries", "labels"]
+Kept = Literal["examples", "outputs", "model", "parameters", "prototypes"]
+
+
+@dataclass(frozen=True)
+class Tags:
+    """What a catalogue must know of a method, in a form that a program can filter.
+
+    Attributes:
+        family: How the method works.
+        title: Title of the publication.
+        source: Authors and year.
+        scenarios: Kinds of streams that it can serve.
+        needs: What it cannot do without: `"new classes"` (experiences that add classes),
+            `"features"` (a model split into backbone and head), `"linear head"`, `"past data"`
+            (all earlier experiences at hand), `"boundaries"`, `"labels"`.
+        keeps: What it stores of the past.
+    """
+
+    family: Family
+    title: str
+    source: str
+    scenarios: frozenset[str] = frozenset({"class", "task", "domain"})
+    needs: frozenset[Need] = field(default_factory=frozenset)
+    keeps: frozenset[Kept] = field(default_factory=frozenset)
+
+
+class Method(Remembers):
+    """Base of all methods; every hook does nothing here.
+
+    What a method remembers is module state: buffers, submodules, and the plain attributes named in
+    `remembers`. Constructor parameters are kept under their own names. Random choices come from
+    `learner.generator`.
+    """
+
+    tags: ClassVar[Tags] = Tags("bound", "Plain training", "")
+
+    def setup(self, learner: Learner) -> None: ...
+
+    def expand(self, learner: Learner, experience: Experience) -> None: ...
+
+    def begin(self, learner: Learner, experience: Experience) -> None: ...
+
+    def select(self, learner: Learner, table: Table) -> Table:
+        return table
+
+    def fit(self, learner: Learner, table: Table) -> None: ...
+
+    def batch(self, learner: Learner, batch: Batch) -> Batch:
+        return batch
+
+    def logits(self, learner: Learner, batch: Batch, outputs: Tensor) -> Tensor:
+        return outputs
+
+    def loss(self, learner: Learner, batch: Batch, outputs: Tensor, loss: Tensor) -> Tensor:
+        return loss
+
+    def gradients(self, learner: Learner) -> None: ...
+
+    def step(self, learner: Learner) -> None: ...
+
+    def end(self, learner: Learner, experience: Experience) -> None: ...
+
+    def predict(self, learner: Learner, batch: Batch, outputs: Tensor) -> Tensor:
+        return outputs
+
+    def parts(self) -> Iterator[Method]:
+        """The methods that this one stands for, in order: itself, unless it is a chain."""
+        yield self
+
+    def overrides(self, hook: str) -> bool:
+        """Whether this method does something at `hook`."""
+        return getattr(type(self), hook) is not getattr(Method, hook)
+
+    def refusal(self, stream: Stream, model: nn.Module) -> str | None:
+        """Why this method cannot serve `stream` with `model`, as a sentence; None if it can."""
+        name, needs = type(self).__name__, self.tags.needs
+        if stream.scenario not in self.tags.scenarios:
+            return (
+                f"{name} serves {' and '.join(sorted(self.tags.scenarios))}-incremental streams; "
+                f"{stream.name!r} is {stream.scenario}-incremental."
+            )
+        if "new classes" in needs and len(set(stream.seen_until(0))) == stream.classes > 0:
+            if len(stream) > 1:
+                return (
+                    f"{name} acts when classes are added, and all {stream.classes} classes of "
+                    f"{stream.name!r} are there from the first experience."
+                )
+        if "boundaries" in needs and not stream.boundaries:
+            return f"{name} must know where experiences end; {stream.name!r} does not tell."
+        if "labels" in needs and not stream.labelled:
+            return f"{name} learns from labels; {stream.name!r} has none."
+        if "features" in needs and not hasattr(model, "features"):
+            return (
+                f"{name} works on features, and {type(model).__name__} has none: give a "
+                "holdfast.models.Classifier(backbone, head)."
+            )
+        if "linear head" in needs and not hasattr(getattr(model, "head", None), "weight"):
+            return (
+                f"{name} works on the weights of a linear head; the head of "
+                f"{type(model).__name__} has no `weight`."
+            )
+        return None
+
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's arguments as they stand, from which an equal method can be built."""
+        parameters = inspect.signature(type(self).__init__).parameters
+        return {name: getattr(self, name) for name in parameters if name != "self"}
+
+
+class Chain(Method):
+    """Methods at work together, each hook in the order given. Built by `chain`."""
+
+    def __init__(self, *methods: Method) -> None:
+        super().__init__()
+        self.methods = nn.ModuleList(methods)
+
+    def parts(self) -> Iterator[Method]:
+        for method in self.methods:
+            assert isinstance(method, Method)
+            yield from method.parts()
+
+    def arguments(self) -> dict[str, Any]:
+        raise UsageError("A chain has no arguments of its own; ask its parts().")
+
+
+def chain(*methods: Method) -> Method:
+    """Combine methods: at every hook they act in the order given.
+
+    Args:
+        methods: One or more methods; chains are flattened.
+
+    Raises:
+        UsageError: If two of them replace gradient training (`fit`), if two decide the prediction
+            (`predict`), or if one object is given twice.
+
+    Example:
+        >>> from holdfast.methods import ER, WA
+        >>> [type(part).__name__ for part in chain(ER(capacity=200), WA()).parts()]
+        ['ER', 'WA']
+    """
+    flat = [part for method in methods for part in method.parts()]
+    if not flat:
+        raise UsageError("chain() needs at least one method.")
+    if len({id(part) for part in flat}) < len(flat):
+        raise UsageError("chain() was given one method object twice; give two objects.")
+    for hook, what in (("fit", "replace gradient training"), ("predict", "decide the prediction")):
+        rivals = [type(part).__name__ for part in flat if part.overrides(hook)]
+        if len(rivals) > 1:
+            raise UsageError(f"{' and '.join(rivals)} cannot be chained: both {what}.")
+    return flat[0] if len(flat) == 1 else Chain(*flat)
+
+
+def refuse_unfit(method: Method, stream: Stream, model: nn.Module) -> None:
+    """Raise `StreamRefused` with the first reason why `method` cannot serve `stream`."""
+    for part in method.parts():
+        reason = part.refusal(stream, model)
+        if reason:
+            raise StreamRefused(reason)

@@ -1,0 +1,11 @@
+"""Plain fine-tuning: the lower bound."""
+
+from __future__ import annotations
+
+from holdfast.method import Method, Tags
+
+
+class Finetune(Method):
+    """Plain training on each experience in turn, with nothing done against forgetting."""
+
+    tags = Tags(family="bound", title="Sequential fine-tuning (lower bound)", source="")

@@ -1,0 +1,182 @@
+"""Metrics of what was kept, as pure functions of score matrices.
+
+`matrix[i, j]` is the score on test set j after experience i, both from 0; T experiences give a
+T x T matrix. Scores are fractions, larger is better. Test sets weigh equally. Curves are the
+matrices of continual evaluation: `curve[n, j]` is the score on test set j at evaluation n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike, NDArray
+
+Matrix = Float[NDArray[np.float64], "after on"]
+
+
+def average_accuracy(matrix: ArrayLike) -> float:
+    """Mean score over all test sets after the last experience ("final average")."""
+    return float(_matrix(matrix)[-1].mean())
+
+
+def average_anytime_accuracy(matrix: ArrayLike) -> float:
+    """Mean, over experiences i, of the mean score on test sets 0..i ("incremental average")."""
+    r = _matrix(matrix)
+    return float(np.mean([r[i, : i + 1].mean() for i in range(len(r))]))
+
+
+def forgetting(matrix: ArrayLike) -> float:
+    """Mean, over test sets but the last, of the best earlier score minus the final one.
+
+    Source: Chaudhry et al., "Riemannian walk for incremental learning" (2018). Zero for a single
+    experience.
+    """
+    r = _matrix(matrix)
+    if len(r) == 1:
+        return 0.0
+    return float(np.mean([r[j:-1, j].max() - r[-1, j] for j in range(len(r) - 1)]))
+
+
+def backward_transfer(matrix: ArrayLike) -> float:
+    """Mean, over test sets but the last, of the final score minus the score just after learning.
+
+    Source: Lopez-Paz and Ranzato, "Gradient episodic memory" (2017). Zero for one experience.
+    """
+    r = _matrix(matrix)
+    if len(r) == 1:
+        return 0.0
+    return float(np.mean([r[-1, j] - r[j, j] for j in range(len(r) - 1)]))
+
+
+def forward_transfer(matrix: ArrayLike, initial: ArrayLike) -> float:
+    """Mean, over test sets but the first, of the score before learning minus that of no training.
+
+    Args:
+        initial: Score on every test set before any training.
+
+    Source: Lopez-Paz and Ranzato (2017). Zero for one experience.
+    """
+    r, b = _matrix(matrix), np.asarray(initial, dtype=float)
+    if len(r) == 1:
+        return 0.0
+    return float(np.mean([r[j - 1, j] - b[j] for j in range(1, len(r))]))
+
+
+def plasticity(matrix: ArrayLike) -> float:
+    """Mean score on each test set just after its experience: how well new things are learned."""
+    return float(np.diag(_matrix(matrix)).mean())
+
+
+def intransigence(matrix: ArrayLike, reference: ArrayLike) -> float:
+    """Mean, over experiences, of what a reference reaches on the newest test set and we do not.
+
+    Args:
+        reference: The matrix of a learner that had all data up to each experience (`cumulative`).
+
+    Source: Chaudhry et al. (2018), averaged over experiences.
+    """
+    return float((np.diag(_matrix(reference)) - np.diag(_matrix(matrix))).mean())
+
+
+class WorstCase(NamedTuple):
+    """What continual evaluation adds, each a mean over test sets.
+
+    Attributes:
+        min_accuracy: Lowest score after a test set's experience had ended, over earlier test sets.
+        worst_case_accuracy: (1/k) score on the newest + (1 - 1/k) min_accuracy, for k experiences.
+    """
+
+    min_accuracy: float
+    worst_case_accuracy: float
+
+
+def worst_case(curve: ArrayLike, experiences: Sequence[int]) -> WorstCase:
+    """min-ACC and WC-ACC at the end of a curve.
+
+    Args:
+        curve: Evaluations by test sets.
+        experiences: The experience in which each evaluation was made, ascending from 0.
+
+    With a single experience there is nothing earlier: min-ACC is then NaN.
+
+    Source: De Lange et al., "Continual evaluation for lifelong learning" (2023).
+    """
+    a, during = np.asarray(curve, dtype=float), np.asarray(experiences)
+    k = int(during[-1]) + 1
+    if k == 1:
+        return WorstCase(float("nan"), float(a[-1, 0]))
+    lowest = float(np.mean([a[during > i, i].min() for i in range(k - 1)]))
+    return WorstCase(lowest, float(a[-1, k - 1] / k + (1 - 1 / k) * lowest))
+
+
+def windowed_forgetting(curve: ArrayLike, window: int) -> float:
+    """Mean over test sets of the largest drop within any `window` consecutive evaluations.
+
+    Source: De Lange et al. (2023), WF. Needs no boundaries.
+    """
+    return _largest_change(-np.asarray(curve, dtype=float), window)
+
+
+def windowed_plasticity(curve: ArrayLike, window: int) -> float:
+    """Mean over test sets of the largest rise within any `window` consecutive evaluations.
+
+    Source: De Lange et al. (2023), WP.
+    """
+    return _largest_change(np.asarray(curve, dtype=float), window)
+
+
+def _largest_change(curve: NDArray[np.float64], window: int) -> float:
+    """Mean over columns of max a[n] - a[m] over m < n < m + window."""
+    best = np.zeros(curve.shape[1])
+    for gap in range(1, min(window, len(curve))):
+        best = np.maximum(best, (curve[gap:] - curve[:-gap]).max(0))
+    return float(best.mean())
+
+
+def summary(matrix: ArrayLike, initial: ArrayLike) -> dict[str, float]:
+    """All metrics that need nothing but one run's matrix."""
+    return {
+        "average_accuracy": average_accuracy(matrix),
+        "average_anytime_accuracy": average_anytime_accuracy(matrix),
+        "forgetting": forgetting(matrix),
+        "backward_transfer": backward_transfer(matrix),
+        "forward_transfer": forward_transfer(matrix, initial),
+        "plasticity": plasticity(matrix),
+    }
+
+
+def curve_summary(curve: Sequence[Mapping[str, object]]) -> dict[str, float]:
+    """The metrics of continual evaluation from a record's `curve`; empty for an empty curve."""
+    if not curve:
+        return {}
+    scores = np.array([point["scores"] for point in curve], dtype=float)
+    during = [int(str(point["experience"])) for point in curve]
+    lowest, worst = worst_case(scores, during)
+    return {
+        "min_accuracy": lowest,
+        "worst_case_accuracy": worst,
+        "windowed_forgetting_10": windowed_forgetting(scores, 10),
+        "windowed_forgetting_100": windowed_forgetting(scores, 100),
+        "windowed_plasticity_10": windowed_plasticity(scores, 10),
+        "windowed_plasticity_100": windowed_plasticity(scores, 100),
+    }
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half-width of its 95 % confidence interval (Student's t); NaN width for one value."""
+    from scipy.stats import t
+
+    v = np.asarray(values, dtype=float)
+    if len(v) < 2:
+        return float(v.mean()), float("nan")
+    return float(v.mean()), float(t.ppf(0.975, len(v) - 1) * v.std(ddof=1) / np.sqrt(len(v)))
+
+
+def _matrix(matrix: ArrayLike) -> Matrix:
+    r = np.asarray(matrix, dtype=float)
+    if r.ndim != 2 or r.shape[0] != r.shape[1] or not len(r):
+        raise ValueError(f"A score matrix must be square and not empty; given shape {r.shape}.")
+    return r

@@ -1,0 +1,29 @@
+"""Models, heads and the parts around them."""
+
+from holdfast.models.backbones import CNN, MLP, ResNet18
+from holdfast.models.build import build
+from holdfast.models.classifier import Classifier, Standardise, as_classifier
+from holdfast.models.heads import (
+    CosineHead,
+    GrowingHead,
+    LinearHead,
+    MultiHead,
+    PrototypeHead,
+    build_head,
+)
+
+__all__ = [
+    "CNN",
+    "MLP",
+    "Classifier",
+    "CosineHead",
+    "GrowingHead",
+    "LinearHead",
+    "MultiHead",
+    "PrototypeHead",
+    "ResNet18",
+    "Standardise",
+    "as_classifier",
+    "build",
+    "build_head",
+]

@@ -1,0 +1,109 @@
+"""Backbones of the field's usual experiments, from inputs to feature vectors."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class MLP(nn.Sequential):
+    """Fully connected layers with ReLU.
+
+    Args:
+        inputs: Number of values in one input, whatever its shape.
+        width: Units a hidden layer.
+        depth: Hidden layers.
+    """
+
+    def __init__(self, inputs: int, width: int = 256, depth: int = 2) -> None:
+        layers: list[nn.Module] = [nn.Flatten()]
+        for layer in range(depth):
+            layers += [nn.Linear(inputs if layer == 0 else width, width), nn.ReLU()]
+        super().__init__(*layers)
+        self.width = width if depth else inputs
+
+
+class CNN(nn.Module):
+    """Two or more 3x3 convolutions with batch normalisation, ReLU and pooling, then the mean.
+
+    Args:
+        channels: Of the input.
+        width: Maps of the first convolution; doubled at each further one.
+        depth: Convolutions; each but the last halves the image.
+    """
+
+    def __init__(self, channels: int, width: int = 32, depth: int = 3) -> None:
+        super().__init__()
+        blocks: list[nn.Module] = []
+        for layer in range(depth):
+            maps = width * 2**layer
+            blocks += [
+                nn.Conv2d(channels, maps, 3, padding=1, bias=False),
+                nn.BatchNorm2d(maps),
+                nn.ReLU(),
+            ]
+            if layer < depth - 1:
+                blocks.append(nn.MaxPool2d(2))
+            channels = maps
+        self.blocks = nn.Sequential(*blocks)
+        self.width = channels
+
+    def forward(
+        self, x: Float[Tensor, "examples channels height width"]
+    ) -> Float[Tensor, "examples width"]:
+        features: Tensor = self.blocks(x).mean((2, 3))
+        return features
+
+
+class ResNet18(nn.Module):
+    """ResNet-18 for small images: a 3x3 stem without pooling, four stages of two blocks.
+
+    With `width=20` it is the field's "reduced" or "slim" ResNet-18; with `width=64` the full one.
+
+    Args:
+        channels: Of the input.
+        width: Maps of the first stage; doubled at each further one.
+
+    Source: He et al., "Deep residual learning" (2016); reduced by Lopez-Paz and Ranzato, "Gradient
+    episodic memory" (2017).
+    """
+
+    def __init__(self, channels: int, width: int = 20) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+        )
+        stages: list[nn.Module] = []
+        before = width
+        for stage in range(4):
+            maps = width * 2**stage
+            stages += [_Residual(before, maps, 1 if stage == 0 else 2), _Residual(maps, maps, 1)]
+            before = maps
+        self.stages = nn.Sequential(*stages)
+        self.width = before
+
+    def forward(
+        self, x: Float[Tensor, "examples channels height width"]
+    ) -> Float[Tensor, "examples width"]:
+        features: Tensor = self.stages(self.stem(x)).mean((2, 3))
+        return features
+
+
+class _Residual(nn.Module):
+    def __init__(self, before: int, maps: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(
+            nn.Conv2d(before, maps, 3, stride, 1, bias=False), nn.BatchNorm2d(maps), nn.ReLU()
+        )
+        self.second = nn.Sequential(
+            nn.Conv2d(maps, maps, 3, 1, 1, bias=False), nn.BatchNorm2d(maps)
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or before != maps:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(before, maps, 1, stride, bias=False), nn.BatchNorm2d(maps)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.second(self.first(x)) + self.shortcut(x))

@@ -1,0 +1,76 @@
+"""Models by name, fitted to a stream."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import nn
+
+from holdfast.errors import UsageError, unknown
+from holdfast.models.backbones import CNN, MLP, ResNet18
+from holdfast.models.classifier import Classifier, Standardise
+from holdfast.models.heads import HEADS, build_head
+from holdfast.spec import bind, parse_one
+from holdfast.stream import Stream
+
+HeadPolicy = Literal["full", "growing"]
+
+
+def _mlp(stream: Stream, width: int = 256, depth: int = 2) -> MLP:
+    return MLP(math.prod(stream.shape), width, depth)
+
+
+def _cnn(stream: Stream, width: int = 32, depth: int = 3) -> CNN:
+    return CNN(_channels(stream, "cnn"), width, depth)
+
+
+def _resnet18(stream: Stream, width: int = 20) -> ResNet18:
+    return ResNet18(_channels(stream, "resnet18"), width)
+
+
+def _channels(stream: Stream, name: str) -> int:
+    if len(stream.shape) != 3:
+        raise UsageError(
+            f"{name} takes images (channels, height, width); the inputs of {stream.name!r} have "
+            f"shape {stream.shape}. Accepted for them: mlp."
+        )
+    return stream.shape[0]
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": _mlp, "cnn": _cnn, "resnet18": _resnet18}
+
+
+def build(spec: str, stream: Stream, head: str = "full", seed: int | None = None) -> Classifier:
+    """A classifier by spec, with inputs standardised as the stream describes.
+
+    Args:
+        spec: `mlp(width=256, depth=2)`, `cnn(width=32, depth=3)` or `resnet18(width=20)`.
+        stream: What it is for: shape of the inputs, number of classes.
+        head: `"full"`: a linear row for every class from the start; `"growing"`: rows appear with
+            their classes; `"cosine"`: the same, by cosine similarity; `"multi"`: one linear layer
+            a task; `"prototype"`: distances to class means, which `ncm` fills in.
+        seed: Of the initial weights; None: PyTorch's global state.
+
+    Raises:
+        UsageError: If the model, an argument or the head does not exist or does not fit.
+    """
+    wanted = parse_one(spec)
+    if wanted.name not in MODELS:
+        raise unknown("model", wanted.name, MODELS)
+    kind = "linear" if head == "full" else head
+    if kind not in HEADS:
+        raise unknown("head", head, {"full", *HEADS})
+    make = MODELS[wanted.name]
+    arguments = bind(wanted, partial(make, stream), "model")
+    with torch.random.fork_rng(enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        backbone = make(stream, **arguments)
+        width = int(backbone.width)  # type: ignore[arg-type]
+        task_classes = [len(experience.classes) for experience in stream]
+        top = build_head(kind, width, stream.classes, task_classes)
+    return Classifier(nn.Sequential(Standardise(*stream.scale), backbone), top)

@@ -1,0 +1,73 @@
+"""A classifier is a backbone and a head; and any module that ends in a linear layer can become one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from holdfast.errors import UsageError
+
+
+class Classifier(nn.Module):
+    """Features from `backbone`, logits from `head`.
+
+    Args:
+        backbone: From inputs to feature vectors.
+        head: From feature vectors to logits.
+    """
+
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def features(self, x: Tensor) -> Float[Tensor, "examples width"]:
+        features: Tensor = self.backbone(x)
+        return features
+
+    def forward(self, x: Tensor) -> Float[Tensor, "examples classes"]:
+        logits: Tensor = self.head(self.backbone(x))
+        return logits
+
+
+class Standardise(nn.Module):
+    """Raw inputs (bytes or numbers) to zero mean and unit deviation.
+
+    Args:
+        mean: By channel, or one for all; in raw units.
+        deviation: Likewise.
+    """
+
+    def __init__(self, mean: Sequence[float], deviation: Sequence[float]) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.factor: Tensor
+        shape = (-1, 1, 1) if len(mean) > 1 else (1,)
+        self.register_buffer("mean", torch.tensor(mean).view(shape), persistent=False)
+        self.register_buffer("factor", 1 / torch.tensor(deviation).view(shape), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) * self.factor
+
+
+def as_classifier(model: nn.Module) -> Classifier:
+    """Split a module whose last submodule is linear into backbone and head; weights are shared.
+
+    Raises:
+        UsageError: If the last submodule is not linear.
+    """
+    if isinstance(model, Classifier):
+        return model
+    leaves = [(name, part) for name, part in model.named_modules() if not list(part.children())]
+    name, last = leaves[-1] if leaves else ("", model)
+    if not isinstance(last, nn.Linear) or not name:
+        raise UsageError(
+            f"{type(model).__name__} does not end in a linear layer (its last part is a "
+            f"{type(last).__name__}); give a Classifier(backbone, head) instead."
+        )
+    owner, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(owner) if owner else model, attribute, nn.Identity())
+    return Classifier(model, last)

@@ -1,0 +1,187 @@
+"""Heads: from features to class logits."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from holdfast.errors import UsageError
+
+
+class LinearHead(nn.Linear):
+    """A linear layer over all classes from the start."""
+
+
+class GrowingHead(nn.Module):
+    """A linear head that gains rows as classes arrive; old rows stay as they are.
+
+    Args:
+        features: Width of the features.
+        classes: Rows at first.
+        bias: Whether there is one.
+
+    New rows are drawn as PyTorch draws a linear layer's. Loading a state with more rows grows
+    the head first.
+
+    Example:
+        >>> head = GrowingHead(8, 2)
+        >>> head.grow(4)
+        >>> head.weight.shape
+        torch.Size([4, 8])
+    """
+
+    def __init__(self, features: int, classes: int = 0, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(0, features))
+        self.bias = nn.Parameter(torch.empty(0)) if bias else None
+        self.grow(classes)
+
+    @property
+    def classes(self) -> int:
+        return len(self.weight)
+
+    def grow(self, classes: int) -> None:
+        """Have `classes` rows; fewer than there are is no change."""
+        missing = classes - self.classes
+        if missing <= 0:
+            return
+        bound = 1 / math.sqrt(self.weight.shape[1])
+        fresh = torch.empty(missing, self.weight.shape[1]).uniform_(-bound, bound)
+        self.weight = nn.Parameter(torch.cat([self.weight.detach(), fresh.to(self.weight)]))
+        if self.bias is not None:
+            shift = torch.empty(missing).uniform_(-bound, bound)
+            self.bias = nn.Parameter(torch.cat([self.bias.detach(), shift.to(self.bias)]))
+
+    def forward(
+        self, features: Float[Tensor, "examples width"]
+    ) -> Float[Tensor, "examples classes"]:
+        return F.linear(features, self.weight, self.bias)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):  # type: ignore[no-untyped-def]
+        self.grow(len(state_dict.get(prefix + "weight", self.weight)))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+class CosineHead(nn.Module):
+    """Scaled cosine similarity between features and one vector a class, growing like a linear head.
+
+    Args:
+        features: Width of the features.
+        classes: Rows at first.
+        scale: Initial temperature factor; trained along if `learn_scale`.
+
+    Source: Hou et al., "Learning a unified classifier incrementally via rebalancing" (2019).
+    """
+
+    def __init__(
+        self, features: int, classes: int = 0, scale: float = 10.0, learn_scale: bool = True
+    ) -> None:
+        super().__init__()
+        self.rows = GrowingHead(features, classes, bias=False)
+        self.scale = nn.Parameter(torch.tensor(scale), requires_grad=learn_scale)
+
+    @property
+    def weight(self) -> nn.Parameter:
+        return self.rows.weight
+
+    @property
+    def classes(self) -> int:
+        return self.rows.classes
+
+    def grow(self, classes: int) -> None:
+        self.rows.grow(classes)
+
+    def forward(
+        self, features: Float[Tensor, "examples width"]
+    ) -> Float[Tensor, "examples classes"]:
+        return self.scale * F.linear(F.normalize(features), F.normalize(self.weight))
+
+
+class MultiHead(nn.Module):
+    """One linear head a task, side by side: logits over the classes of all tasks so far.
+
+    With a `task` for every example, logits of other tasks' heads are minus infinity.
+
+    Args:
+        features: Width of the features.
+        task_classes: Number of classes of every task, in order; task k's classes are numbered
+            after those of the tasks before it.
+    """
+
+    def __init__(self, features: int, task_classes: list[int]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList([nn.Linear(features, count) for count in task_classes])
+        owner = [task for task, count in enumerate(task_classes) for _ in range(count)]
+        self.owner: Tensor
+        self.register_buffer("owner", torch.tensor(owner))
+
+    @property
+    def classes(self) -> int:
+        return len(self.owner)
+
+    def forward(
+        self,
+        features: Float[Tensor, "examples width"],
+        task: Int[Tensor, " examples"] | None = None,
+    ) -> Float[Tensor, "examples classes"]:
+        logits = torch.cat([head(features) for head in self.heads], 1)
+        if task is None:
+            return logits
+        return logits.masked_fill(self.owner != task[:, None], -torch.inf)
+
+
+class PrototypeHead(nn.Module):
+    """Logits are negative squared distances to one prototype a class; nothing is trained.
+
+    A class without a prototype is never predicted.
+
+    Args:
+        features: Width of the features.
+        classes: Number of classes.
+        normalise: Compare directions instead of positions.
+    """
+
+    def __init__(self, features: int, classes: int, normalise: bool = False) -> None:
+        super().__init__()
+        self.normalise = normalise
+        self.prototypes: Tensor
+        self.known: Tensor
+        self.register_buffer("prototypes", torch.zeros(classes, features))
+        self.register_buffer("known", torch.zeros(classes, dtype=torch.bool))
+
+    def forward(
+        self, features: Float[Tensor, "examples width"]
+    ) -> Float[Tensor, "examples classes"]:
+        prototypes = self.prototypes
+        if self.normalise:
+            features, prototypes = F.normalize(features), F.normalize(prototypes)
+        logits = -torch.cdist(features, prototypes).square()
+        return logits.masked_fill(~self.known, -torch.inf)
+
+
+HEADS = ("linear", "growing", "cosine", "multi", "prototype")
+
+
+def build_head(
+    kind: str, features: int, classes: int, task_classes: list[int] | None = None
+) -> nn.Module:
+    """A head by name; growing and cosine heads start empty.
+
+    Raises:
+        UsageError: If there is no such head.
+    """
+    if kind == "linear":
+        return LinearHead(features, classes)
+    if kind == "growing":
+        return GrowingHead(features)
+    if kind == "cosine":
+        return CosineHead(features)
+    if kind == "multi":
+        return MultiHead(features, task_classes or [classes])
+    if kind == "prototype":
+        return PrototypeHead(features, classes)
+    raise UsageError(f"There is no head {kind!r}. Accepted: {', '.join(HEADS)}.")

@@ -1,0 +1,97 @@
+"""Objectives: what is asked of a model with a batch.
+
+An objective turns a batch into outputs, outputs into one loss per example, and outputs into one
+score per example. Losses are per example because methods weigh, select and store by them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from holdfast.data import Batch
+
+
+class Objective:
+    """Base of all objectives; see `Classification` for the one in use most."""
+
+    def forward(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The model's outputs, first dimension the example."""
+        raise NotImplementedError
+
+    def losses(self, outputs: Tensor, batch: Batch) -> Float[Tensor, " examples"]:
+        """One loss per example."""
+        raise NotImplementedError
+
+    def scores(self, outputs: Tensor, batch: Batch) -> Float[Tensor, " examples"]:
+        """One score per example, larger is better (1 for a right answer, 0 for a wrong one)."""
+        raise NotImplementedError
+
+    def task_scores(self, outputs: Tensor, batch: Batch) -> Float[Tensor, " examples"]:
+        """The scores when the example's task is known, from the same outputs."""
+        return self.scores(outputs, batch)
+
+
+class Classification(Objective):
+    """Cross-entropy over class logits, scored by accuracy.
+
+    In the task-incremental scenario the batch carries a `task` column and only the logits of that
+    task's classes count, in training and at test: this is a separate head per task.
+
+    Args:
+        task_classes: The classes of every task, in order.
+        classes: Number of classes in all.
+        task_known: Whether the task restricts the logits in training and in `scores`. `task_scores`
+            are restricted in any case.
+    """
+
+    def __init__(
+        self, task_classes: Sequence[Sequence[int]], classes: int, task_known: bool = False
+    ) -> None:
+        self.task_known = task_known
+        self.foreign = torch.ones(len(task_classes), classes, dtype=torch.bool)
+        for task, members in enumerate(task_classes):
+            self.foreign[task, list(members)] = False
+
+    def forward(self, model: nn.Module, batch: Batch) -> Tensor:
+        outputs: Tensor = model(batch["x"])
+        return outputs
+
+    def losses(
+        self, outputs: Float[Tensor, "examples classes"], batch: Batch
+    ) -> Float[Tensor, " examples"]:
+        if self.task_known:
+            outputs = self.within_task(outputs, batch["task"])
+        return F.cross_entropy(outputs, batch["y"], reduction="none")
+
+    def scores(
+        self, outputs: Float[Tensor, "examples classes"], batch: Batch
+    ) -> Float[Tensor, " examples"]:
+        if self.task_known:
+            outputs = self.within_task(outputs, batch["task"])
+        return _hits(outputs, batch)
+
+    def task_scores(
+        self, outputs: Float[Tensor, "examples classes"], batch: Batch
+    ) -> Float[Tensor, " examples"]:
+        outputs = self.within_task(outputs, batch["task"])
+        return _hits(outputs, batch)
+
+    def within_task(
+        self, outputs: Float[Tensor, "examples classes"], task: Tensor
+    ) -> Float[Tensor, "examples classes"]:
+        """The logits with those of other tasks' classes at minus infinity."""
+        if self.foreign.device != outputs.device:
+            self.foreign = self.foreign.to(outputs.device)
+        return outputs.masked_fill(self.foreign[task, : outputs.shape[1]], -torch.inf)
+
+
+def _hits(outputs: Tensor, batch: Batch) -> Tensor:
+    """1 where the largest logit is the label's, 0 elsewhere and while the head has no rows."""
+    if outputs.shape[1] == 0:
+        return torch.zeros(len(outputs), device=outputs.device)
+    return (outputs.argmax(1) == batch["y"]).float()

@@ -1,0 +1,1 @@
+"""Parts around optimizers and gradients: schedules, importance, carried state."""

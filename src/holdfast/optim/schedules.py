@@ -1,0 +1,51 @@
+"""Learning-rate schedules in closed form: a factor from the epoch alone, hence resumable."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from holdfast.errors import UsageError
+from holdfast.spec import parse_one
+
+Schedule = Callable[[int, int], float]
+"""From (epoch, epochs) to a factor on the learning rate."""
+
+
+def constant(epoch: int, epochs: int) -> float:
+    """No change."""
+    return 1.0
+
+
+def cosine(epoch: int, epochs: int) -> float:
+    """Half a cosine from 1 towards 0 over the epochs of an experience."""
+    return 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+
+
+def steps(*at: float, factor: float = 0.1) -> Schedule:
+    """Multiply by `factor` at each of the given fractions of the epochs.
+
+    Example:
+        >>> halves = steps(0.5, 0.75, factor=0.1)
+        >>> [round(halves(epoch, 4), 3) for epoch in range(4)]
+        [1.0, 1.0, 0.1, 0.01]
+    """
+
+    def schedule(epoch: int, epochs: int) -> float:
+        return factor ** sum(epoch >= fraction * epochs for fraction in at)
+
+    return schedule
+
+
+def build(text: str) -> Schedule:
+    """A schedule from its spec: `constant`, `cosine` or `steps(0.5, 0.75, factor=0.1)`."""
+    spec = parse_one(text)
+    if spec.name == "constant":
+        return constant
+    if spec.name == "cosine":
+        return cosine
+    if spec.name == "steps":
+        return steps(*spec.positional, **spec.named)
+    raise UsageError(
+        f"There is no schedule {spec.name!r}. Accepted: constant, cosine, steps(0.5, factor=0.1)."
+    )

@@ -1,0 +1,166 @@
+"""Spec strings: how methods, streams and models are named in one line.
+
+    er(capacity=200)+wa
+    split-digits(experiences=5)
+    der++(alpha=0.2, beta=0.5)
+
+A spec is a name with optional arguments; `+` joins several. Arguments are Python literals, or
+words (`true`, `false`, `none` and any other word, which is a string), by name or by position.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from holdfast.errors import UsageError, unknown
+
+_NAME = re.compile(r"[A-Za-z][\w-]*(?:\+\+)?")
+_WORDS = {"true": True, "false": False, "none": None}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A name with arguments."""
+
+    name: str
+    positional: tuple[Any, ...] = ()
+    named: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        shown = [_show(v) for v in self.positional]
+        shown += [f"{k}={_show(v)}" for k, v in self.named.items()]
+        return f"{self.name}({', '.join(shown)})" if shown else self.name
+
+
+def parse(text: str) -> list[Spec]:
+    """The specs joined by `+` in `text`.
+
+    Raises:
+        UsageError: If the text is not of that form.
+
+    Example:
+        >>> [str(spec) for spec in parse("er(capacity=200)+wa")]
+        ['er(capacity=200)', 'wa']
+    """
+    specs, rest = [], text.strip()
+    while True:
+        found = _NAME.match(rest)
+        if not found:
+            raise UsageError(
+                f"Cannot read {text!r} at {rest[:20]!r}; accepted: name, name(key=value, ...), "
+                "joined by '+'."
+            )
+        name, rest = found.group(), rest[found.end() :].lstrip()
+        positional: tuple[Any, ...] = ()
+        named: dict[str, Any] = {}
+        if rest.startswith("("):
+            inside, rest = _closing(rest, text)
+            positional, named = _arguments(inside, text)
+        specs.append(Spec(name, positional, named))
+        if not rest:
+            return specs
+        if not rest.startswith("+"):
+            raise UsageError(f"Cannot read {text!r} at {rest[:20]!r}; expected '+' or the end.")
+        rest = rest[1:].lstrip()
+
+
+def parse_one(text: str) -> Spec:
+    """The only spec in `text`."""
+    specs = parse(text)
+    if len(specs) > 1:
+        raise UsageError(f"{text!r} names {len(specs)} things; one is accepted here.")
+    return specs[0]
+
+
+def bind(spec: Spec, build: Callable[..., Any], kind: str) -> dict[str, Any]:
+    """The arguments of `spec` by name, checked against the parameters of `build`.
+
+    Raises:
+        UsageError: If an argument does not exist, is given twice or has another type than its
+            default.
+    """
+    parameters = {
+        name: parameter
+        for name, parameter in inspect.signature(build).parameters.items()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    }
+    if len(spec.positional) > len(parameters):
+        raise UsageError(
+            f"{kind} {spec.name!r} takes {len(parameters)} arguments; "
+            f"{len(spec.positional)} were given."
+        )
+    arguments = dict(zip(parameters, spec.positional, strict=False))
+    for name, value in spec.named.items():
+        if name not in parameters:
+            raise unknown(f"argument of {kind} {spec.name!r},", name, parameters or ["(none)"])
+        if name in arguments:
+            raise UsageError(f"{kind} {spec.name!r} was given {name!r} twice.")
+        arguments[name] = value
+    for name, value in arguments.items():
+        default = parameters[name].default
+        if default in (None, inspect.Parameter.empty) or value is None:
+            continue
+        fits = isinstance(value, type(default)) and isinstance(value, bool) == isinstance(
+            default, bool
+        )
+        if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+            arguments[name] = float(value)
+        elif not fits:
+            raise UsageError(
+                f"{name} of {kind} {spec.name!r} must be a {type(default).__name__} "
+                f"(default {default!r}); given: {value!r}."
+            )
+    return arguments
+
+
+def _closing(text: str, whole: str) -> tuple[str, str]:
+    """Split `(...)rest` at the bracket that closes the first."""
+    depth, quote = 0, ""
+    for at, char in enumerate(text):
+        if quote:
+            quote = "" if char == quote else quote
+        elif char in "'\"":
+            quote = char
+        elif char in "([{":
+            depth += 1
+        elif char in ")]}":
+            depth -= 1
+            if depth == 0:
+                return text[1:at], text[at + 1 :].lstrip()
+    raise UsageError(f"A bracket in {whole!r} is not closed.")
+
+
+def _arguments(inside: str, whole: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    try:
+        call = ast.parse(f"f({inside})", mode="eval").body
+    except SyntaxError as error:
+        raise UsageError(f"Cannot read the arguments ({inside}) in {whole!r}.") from error
+    assert isinstance(call, ast.Call)
+    return (
+        tuple(_value(node, whole) for node in call.args),
+        {str(keyword.arg): _value(keyword.value, whole) for keyword in call.keywords},
+    )
+
+
+def _value(node: ast.expr, whole: str) -> Any:
+    if isinstance(node, ast.Name):
+        return _WORDS.get(node.id.lower(), node.id)
+    try:
+        return ast.literal_eval(node)
+    except ValueError as error:
+        raise UsageError(
+            f"{ast.unparse(node)!r} in {whole!r} is neither a number, a word, a list nor a string."
+        ) from error
+
+
+def _show(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z_]\w*", value):
+        return value if value.lower() not in _WORDS else repr(value)
+    return repr(value)

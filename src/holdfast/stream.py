@@ -1,0 +1,127 @@
+"""Streams: what arrives, in order.
+
+A `Stream` is a sequence of `Experience`s. An experience brings training data and says what a
+method may know of it: its place, its classes and, in the task-incremental scenario, its task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+
+from holdfast.data import Table
+from holdfast.errors import DataError
+
+Scenario = Literal["class", "task", "domain"]
+
+
+@dataclass(frozen=True)
+class Experience:
+    """One part of a stream.
+
+    Attributes:
+        index: Its place in the stream, from 0.
+        train: The examples to learn from, columns `x` and `y` (and `task` where tasks are known).
+        test: Held-out examples of the same kind.
+        classes: The labels that occur in it, sorted.
+        name: For tables and figures.
+        sets: Further data by role, for experiences that have more than one (a forget and a retain
+            set, a guard set).
+    """
+
+    index: int
+    train: Table
+    test: Table
+    classes: tuple[int, ...]
+    name: str = ""
+    sets: Mapping[str, Table] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Experiences in order, and what is common to them.
+
+    Attributes:
+        name: How the stream was asked for.
+        experiences: In order of arrival.
+        scenario: `"class"`: new classes, no task label at test; `"task"`: new classes, the task is
+            known in training and at test; `"domain"`: the same classes under changing conditions.
+        classes: Number of classes over the whole stream; labels lie in `0 .. classes - 1`.
+        shape: Shape of one input, without the batch dimension.
+        scale: `(mean, deviation)` of the raw inputs, by channel or for all, with which models
+            standardise them.
+        boundaries: Whether the learner is told where one experience ends and the next begins.
+        labelled: Whether training examples carry labels.
+        online: Whether each example may be seen only once (one epoch).
+        class_names: Names by label, where known.
+    """
+
+    name: str
+    experiences: Sequence[Experience]
+    scenario: Scenario
+    classes: int
+    shape: tuple[int, ...]
+    scale: tuple[tuple[float, ...], tuple[float, ...]] = ((0.0,), (1.0,))
+    boundaries: bool = True
+    labelled: bool = True
+    online: bool = False
+    class_names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.experiences)
+
+    def __getitem__(self, index: int) -> Experience:
+        return self.experiences[index]
+
+    def __iter__(self) -> Iterator[Experience]:
+        return iter(self.experiences)
+
+    def seen_until(self, index: int) -> tuple[int, ...]:
+        """The classes of experiences `0 .. index`, in order of their arrival."""
+        order: dict[int, None] = {}
+        for experience in self.experiences[: index + 1]:
+            order.update(dict.fromkeys(experience.classes))
+        return tuple(order)
+
+    def with_tasks(self) -> Stream:
+        """The task-incremental form: every example carries the index of its experience."""
+
+        def label(table: Table, task: int) -> Table:
+            return table.with_columns(task=torch.full((len(table),), task, device=table.device))
+
+        experiences = [
+            replace(e, train=label(e.train, e.index), test=label(e.test, e.index)) for e in self
+        ]
+        return replace(self, scenario="task", experiences=experiences)
+
+    def validated(self) -> Stream:
+        """The stream itself, if it can be learned from.
+
+        Raises:
+            DataError: If an experience is empty, if a label is out of range, or if an input is NaN
+                or infinite.
+        """
+        if not self.experiences:
+            raise DataError(f"The stream {self.name!r} has no experiences.")
+        for experience in self:
+            for part, table in (("training", experience.train), ("test", experience.test)):
+                where = f"experience {experience.index} of {self.name!r}"
+                if not len(table):
+                    raise DataError(f"The {part} set of {where} is empty.")
+                x, y = table["x"], table["y"]
+                if x.is_floating_point() and not bool(x.isfinite().all()):
+                    rows = (~x.flatten(1).isfinite().all(1)).nonzero().flatten()
+                    raise DataError(
+                        f"The {part} inputs of {where} hold NaN or infinity "
+                        f"(first in row {int(rows[0])}, {len(rows)} rows in all)."
+                    )
+                low, high = int(y.min()), int(y.max())
+                if low < 0 or high >= self.classes:
+                    raise DataError(
+                        f"The {part} labels of {where} lie in {low}..{high}; "
+                        f"accepted: 0..{self.classes - 1}."
+                    )
+        return self
