@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from holdfast.cost import Meter, peak_memory, reset_peak_memory, stored_bytes
-from holdfast.data import Batch, Batches, size
+from holdfast.data import Batch, Batches, Table, size
 from holdfast.errors import Diverged, UsageError
-from holdfast.evaluation import Record, TestSets
+from holdfast.evaluation import Record, TestSets, undisturbed
 from holdfast.method import Method, chain, refuse_unfit
 from holdfast.objective import Classification, Objective
 from holdfast.optim.carry import carry_state
@@ -116,6 +116,7 @@ class Learner:
         self.objective: Objective
         self.optimizer: Optimizer
         self.parameters: list[nn.Parameter] = []
+        self.named: list[tuple[str, nn.Parameter]] = []
         self.experience: Experience
         self.batches: Batches | None = None
         self.incoming: Batch = {}
@@ -274,6 +275,12 @@ class Learner:
             outputs = correct(self, batch, outputs)
         return outputs
 
+    def features(self, table: Table, rows: int = 1024) -> Tensor:
+        """Features of all examples of a table: evaluation mode, no augmentation, no gradients."""
+        with undisturbed(self.model, device=self.device):
+            parts = [self.model.features(batch["x"]) for batch in table.chunks(rows)]
+        return torch.cat(parts)
+
     def gradient(self, batch: Batch) -> list[Tensor]:
         """Gradient of the mean loss on a batch by every trainable parameter; `.grad` untouched."""
         loss = self.objective.losses(self.forward(batch), batch).mean()
@@ -379,18 +386,16 @@ class Learner:
     def _renew_optimizer(self) -> None:
         """A fresh optimizer, or the old one's state carried over to parameters that have grown."""
         old: Optimizer | None = getattr(self, "optimizer", None)
-        names = {id(p): n for n, p in self.model.named_parameters() if p.requires_grad}
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        if self.optimizer_state == "keep" and old is not None:
-            if len(parameters) == len(self.parameters) and all(
-                a is b for a, b in zip(parameters, self.parameters, strict=True)
-            ):
-                return
-        self.optimizer = self.make_optimizer(parameters)
+        old_named = self.named
+        self.named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+        self.parameters = [parameter for _, parameter in self.named]
+        keep = self.optimizer_state == "keep" and old is not None
+        if keep and [id(p) for _, p in old_named] == [id(p) for p in self.parameters]:
+            return
+        self.optimizer = self.make_optimizer(self.parameters)
         self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
-        if self.optimizer_state == "keep" and old is not None:
-            carry_state(old, self._names, self.optimizer, names)
-        self.parameters, self._names = parameters, names
+        if keep and old is not None:
+            carry_state(old, old_named, self.optimizer, self.named)
 
     def _set_learning_rate(self, epoch: int) -> None:
         factor = self.schedule(epoch, self.epochs)

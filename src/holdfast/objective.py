@@ -6,12 +6,13 @@ score per example. Losses are per example because methods weigh, select and stor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from holdfast.data import Batch
 
@@ -19,7 +20,7 @@ from holdfast.data import Batch
 class Objective:
     """Base of all objectives; see `Classification` for the one in use most."""
 
-    def forward(self, model: nn.Module, batch: Batch) -> Tensor:
+    def forward(self, model: Callable[..., Any], batch: Batch) -> Tensor:
         """The model's outputs, first dimension the example."""
         raise NotImplementedError
 
@@ -29,6 +30,10 @@ class Objective:
 
     def scores(self, outputs: Tensor, batch: Batch) -> Float[Tensor, " examples"]:
         """One score per example, larger is better (1 for a right answer, 0 for a wrong one)."""
+        raise NotImplementedError
+
+    def probabilities(self, outputs: Tensor, batch: Batch) -> Float[Tensor, "examples classes"]:
+        """The model's distribution over labels, for objectives that have one."""
         raise NotImplementedError
 
     def task_scores(self, outputs: Tensor, batch: Batch) -> Float[Tensor, " examples"]:
@@ -57,7 +62,7 @@ class Classification(Objective):
         for task, members in enumerate(task_classes):
             self.foreign[task, list(members)] = False
 
-    def forward(self, model: nn.Module, batch: Batch) -> Tensor:
+    def forward(self, model: Callable[..., Any], batch: Batch) -> Tensor:
         outputs: Tensor = model(batch["x"])
         return outputs
 
@@ -80,6 +85,13 @@ class Classification(Objective):
     ) -> Float[Tensor, " examples"]:
         outputs = self.within_task(outputs, batch["task"])
         return _hits(outputs, batch)
+
+    def probabilities(
+        self, outputs: Float[Tensor, "examples classes"], batch: Batch
+    ) -> Float[Tensor, "examples classes"]:
+        if self.task_known:
+            outputs = self.within_task(outputs, batch["task"])
+        return outputs.softmax(1)
 
     def within_task(
         self, outputs: Float[Tensor, "examples classes"], task: Tensor

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from holdfast.data import Table
+from holdfast.memory.buffer import Buffer
+
+if TYPE_CHECKING:
+    from holdfast.learner import Learner
 
 
 def herding_order(features: Float[Tensor, "examples width"], count: int) -> Int[Tensor, " count"]:
@@ -44,3 +53,11 @@ def herding_rank(
         order = members[herding_order(features[members], length)]
         rank[order] = torch.arange(length, device=features.device, dtype=torch.float64)
     return rank
+
+
+def keep_herded(buffer: Buffer, learner: Learner, table: Table) -> None:
+    """Offer a table to a `"herding"` buffer in the herding order of the learner's unit features."""
+    table = table.to(learner.device)
+    features = F.normalize(learner.features(table))
+    rank = herding_rank(features, table["y"], buffer.capacity)
+    buffer.add(table.columns, learner.generator, key=rank)

@@ -8,9 +8,9 @@ from holdfast.models.heads import (
     GrowingHead,
     LinearHead,
     MultiHead,
-    PrototypeHead,
     build_head,
 )
+from holdfast.models.snapshot import Snapshot
 
 __all__ = [
     "CNN",
@@ -20,8 +20,8 @@ __all__ = [
     "GrowingHead",
     "LinearHead",
     "MultiHead",
-    "PrototypeHead",
     "ResNet18",
+    "Snapshot",
     "Standardise",
     "as_classifier",
     "build",

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from holdfast.errors import UsageError
+from holdfast.memory.prototypes import Prototypes
 
 
 class LinearHead(nn.Linear):
@@ -134,35 +135,6 @@ class MultiHead(nn.Module):
         return logits.masked_fill(self.owner != task[:, None], -torch.inf)
 
 
-class PrototypeHead(nn.Module):
-    """Logits are negative squared distances to one prototype a class; nothing is trained.
-
-    A class without a prototype is never predicted.
-
-    Args:
-        features: Width of the features.
-        classes: Number of classes.
-        normalise: Compare directions instead of positions.
-    """
-
-    def __init__(self, features: int, classes: int, normalise: bool = False) -> None:
-        super().__init__()
-        self.normalise = normalise
-        self.prototypes: Tensor
-        self.known: Tensor
-        self.register_buffer("prototypes", torch.zeros(classes, features))
-        self.register_buffer("known", torch.zeros(classes, dtype=torch.bool))
-
-    def forward(
-        self, features: Float[Tensor, "examples width"]
-    ) -> Float[Tensor, "examples classes"]:
-        prototypes = self.prototypes
-        if self.normalise:
-            features, prototypes = F.normalize(features), F.normalize(prototypes)
-        logits = -torch.cdist(features, prototypes).square()
-        return logits.masked_fill(~self.known, -torch.inf)
-
-
 HEADS = ("linear", "growing", "cosine", "multi", "prototype")
 
 
@@ -183,5 +155,5 @@ def build_head(
     if kind == "multi":
         return MultiHead(features, task_classes or [classes])
     if kind == "prototype":
-        return PrototypeHead(features, classes)
+        return Prototypes(features, classes)
     raise UsageError(f"There is no head {kind!r}. Accepted: {', '.join(HEADS)}.")

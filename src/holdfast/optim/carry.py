@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
+
+Named = Sequence[tuple[str, nn.Parameter]]
 
 
 def grown(tensor: Tensor, shape: torch.Size) -> Tensor:
@@ -25,29 +26,24 @@ def grown(tensor: Tensor, shape: torch.Size) -> Tensor:
     return larger
 
 
-def carry_state(
-    old: Optimizer, old_names: Mapping[int, str], new: Optimizer, new_names: Mapping[int, str]
-) -> None:
+def carry_state(old: Optimizer, old_named: Named, new: Optimizer, new_named: Named) -> None:
     """Copy momentum and moments from one optimizer to another, parameter by name.
 
     Parameters that have grown keep the state of their old part; the new part starts at zero.
 
     Args:
-        old_names: From `id(parameter)` to name for the parameters of `old`; `new_names` likewise.
+        old_named: Names and parameters of `old`; `new_named` likewise.
     """
-    by_name: dict[str, tuple[Tensor, dict[str, Any]]] = {}
-    for parameter, state in old.state.items():
-        if id(parameter) in old_names:
-            by_name[old_names[id(parameter)]] = (parameter, state)
-    for group in new.param_groups:
-        for parameter in group["params"]:
-            found = by_name.get(new_names[id(parameter)])
-            if found is None:
-                continue
-            before, state = found
-            new.state[parameter] = {
-                name: grown(value, parameter.shape)
-                if isinstance(value, Tensor) and value.shape == before.shape
-                else value
-                for name, value in state.items()
-            }
+    before = dict(old_named)
+    for name, parameter in new_named:
+        if name not in before:
+            continue
+        shape = before[name].shape
+        state = {
+            key: grown(value, parameter.shape)
+            if isinstance(value, Tensor) and value.shape == shape
+            else value
+            for key, value in old.state.get(before[name], {}).items()
+        }
+        if state:
+            new.state[parameter] = state

@@ -6,14 +6,36 @@ from typing import TYPE_CHECKING
 
 from holdfast.data import Batch, concat
 from holdfast.memory.buffer import Buffer, Retrieval, Storage
+from holdfast.memory.herding import keep_herded
 from holdfast.method import Method, Tags
 
 if TYPE_CHECKING:
     from holdfast.learner import Learner
+    from holdfast.stream import Experience
 
 
 class ER(Method):
-    """Experience replay."""
+    """Experience replay: train on each batch together with as many remembered examples.
+
+    With B the batch of the stream and M a draw from the memory, one step descends
+
+        mean of loss(x, y) over (x, y) in B and M together.
+
+    Args:
+        capacity: Examples remembered.
+        batch_size: Examples replayed a step; None: as many as the stream brings.
+        storage: Which examples are remembered: `reservoir`, `class_balanced`, `task_balanced`,
+            `ring` (the most recent of every class) or `herding` (chosen at the end of an
+            experience, closest to the class means).
+        retrieval: How they are drawn: `uniform` or `class_balanced`.
+        insert_epochs: In how many epochs of an experience its examples are offered to the memory.
+            With 1 every example counts once and the reservoir is a uniform sample of the stream;
+            some public code offers them in every epoch, which favours the present experience.
+
+    Example:
+        >>> ER(capacity=500, storage="class_balanced").buffer.capacity
+        500
+    """
 
     tags = Tags(
         family="replay",
@@ -37,6 +59,10 @@ class ER(Method):
 
     def batch(self, learner: Learner, batch: Batch) -> Batch:
         replayed = self.buffer.sample(self.batch_size or learner.batch_size, learner.generator)
-        if learner.epoch < self.insert_epochs:
+        if self.storage != "herding" and learner.epoch < self.insert_epochs:
             self.buffer.add(learner.incoming, learner.generator)
         return concat(batch, replayed)
+
+    def end(self, learner: Learner, experience: Experience) -> None:
+        if self.storage == "herding":
+            keep_herded(self.buffer, learner, experience.train)

@@ -1,0 +1,94 @@
+"""Loss terms that several methods share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+
+def distillation(
+    outputs: Float[Tensor, "examples classes"],
+    targets: Float[Tensor, "examples classes"],
+    temperature: float = 2.0,
+) -> Float[Tensor, " examples"]:
+    """Cross-entropy between a teacher's and a student's softened class probabilities.
+
+    The softmax runs over the columns given: pass a slice of the logits to distil only those.
+    Multiply by the squared temperature where the gradient's scale should not depend on it.
+
+    Args:
+        outputs: The student's logits.
+        targets: The teacher's logits, same columns.
+        temperature: Divides both; above 1 it softens.
+
+    Source: Hinton et al., "Distilling the knowledge in a neural network" (2015).
+    """
+    probabilities = (targets / temperature).softmax(1)
+    return -(probabilities * (outputs / temperature).log_softmax(1)).sum(1)
+
+
+def output_distance(
+    outputs: Float[Tensor, "examples width"], stored: Float[Tensor, "examples width"]
+) -> Float[Tensor, ""]:
+    """Mean squared difference to stored outputs, over the entries that were known when stored.
+
+    Args:
+        outputs: Now.
+        stored: As stored; NaN where the output did not exist yet, maybe narrower than `outputs`.
+    """
+    difference = outputs[:, : stored.shape[1]] - stored
+    known = ~stored.isnan()
+    return torch.where(known, difference, 0.0).square().sum() / known.sum()
+
+
+def binary_cross_entropy(
+    outputs: Float[Tensor, "examples classes"], targets: Float[Tensor, "examples classes"]
+) -> Float[Tensor, " examples"]:
+    """Independent sigmoid cross-entropy of every class, summed over classes."""
+    return F.binary_cross_entropy_with_logits(outputs, targets, reduction="none").sum(1)
+
+
+def quadratic_penalty(
+    parameters: Sequence[Tensor],
+    anchors: Sequence[Tensor],
+    importances: Sequence[Tensor] | None = None,
+) -> Float[Tensor, ""]:
+    """Half the sum of importance times squared distance to the anchors, over all parameters.
+
+    One node in the graph for all parameters, whose gradient is importance times distance.
+
+    Args:
+        parameters: Trainable tensors.
+        anchors: Tensors of the same shapes.
+        importances: Likewise, not negative; None: all one.
+
+    Example:
+        >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> half = quadratic_penalty([w], [torch.zeros(2)], [torch.tensor([1.0, 3.0])])
+        >>> half.backward(); float(half.detach()), w.grad.tolist()
+        (6.5, [1.0, 6.0])
+    """
+    weights = importances if importances is not None else ()
+    penalty: Tensor = _Quadratic.apply(len(parameters), *parameters, *anchors, *weights)
+    return penalty
+
+
+class _Quadratic(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: Tensor) -> Tensor:
+        parameters, anchors = tensors[:count], tensors[count : 2 * count]
+        pull = distance = torch._foreach_sub(parameters, anchors)
+        if len(tensors) > 2 * count:
+            pull = torch._foreach_mul(distance, tensors[2 * count :])
+        ctx.pull, ctx.extra = pull, len(tensors) - count
+        products = torch._foreach_mul(pull, distance)
+        return 0.5 * torch.stack(torch._foreach_norm(products, 1)).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *gradient: Tensor) -> Any:
+        return (None, *torch._foreach_mul(ctx.pull, gradient[0]), *[None] * ctx.extra)

@@ -1,0 +1,69 @@
+"""One tensor for every parameter of a model: anchors, importances, initial values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from holdfast.memory.remembers import Remembers
+from holdfast.optim.carry import grown
+
+
+class ParameterStore(Remembers):
+    """Tensors kept beside a model's parameters, by name.
+
+    A parameter that has grown since (a head with new rows) finds its tensor padded with zeros, so
+    that new rows have no importance and no anchor.
+
+    Example:
+        >>> layer = torch.nn.Linear(2, 1)
+        >>> store = ParameterStore()
+        >>> store.put(layer.named_parameters())
+        >>> [tuple(t.shape) for t in store.get(list(layer.named_parameters()))]
+        [(1, 2), (1,)]
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asked: tuple[Any, list[Tensor]] | None = None
+
+    def put(self, named: Iterable[tuple[str, Tensor]]) -> None:
+        """Keep copies of the tensors, in place of what was kept under their names."""
+        for name, tensor in named:
+            self.register_buffer(_key(name), tensor.detach().clone())
+        self._asked = None
+
+    def get(self, named: Sequence[tuple[str, Tensor]]) -> list[Tensor]:
+        """The tensors kept for these parameters, in order, in the parameters' present shapes.
+
+        Asking again with the same list (`learner.named`) costs nothing.
+        """
+        if self._asked is None or self._asked[0] is not named:
+            self._asked = named, [self._fitting(name, parameter) for name, parameter in named]
+        return self._asked[1]
+
+    def _fitting(self, name: str, parameter: Tensor) -> Tensor:
+        kept = self._buffers.get(_key(name))
+        if kept is None:
+            kept = torch.zeros_like(parameter)
+        self.register_buffer(_key(name), grown(kept, parameter.shape).detach())
+        return self.get_buffer(_key(name))
+
+    def __bool__(self) -> bool:
+        return any(tensor is not None for tensor in self._buffers.values())
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        self._asked = None
+        return super()._apply(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._asked = None
+        super()._load_from_state_dict(*args, **kwargs)
+
+
+def _key(name: str) -> str:
+    """Buffer names may not hold dots."""
+    return name.replace(".", "/")

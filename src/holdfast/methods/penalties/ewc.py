@@ -1,0 +1,116 @@
+"""Elastic weight consolidation, per experience and online."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from holdfast.data import Batch
+from holdfast.losses import quadratic_penalty
+from holdfast.memory.parameters import ParameterStore
+from holdfast.method import Method, Tags
+from holdfast.optim.fisher import Labels, fisher_diagonal
+
+if TYPE_CHECKING:
+    from holdfast.learner import Learner
+    from holdfast.stream import Experience
+
+
+class EWC(Method):
+    """Elastic weight consolidation: hold each weight as firmly as it mattered.
+
+        loss = loss(B) + strength / 2 sum_t sum_i F^t_i (theta_i - theta^t_i)^2
+
+    with F^t the diagonal of the Fisher information on experience t, at its final weights theta^t.
+    The sum over experiences is kept as one quadratic, with importance F = sum_t F^t and centre
+    sum_t F^t theta^t / F: their difference does not depend on theta, so gradients are the same
+    and memory does not grow.
+
+    Args:
+        strength: Weight of the penalty.
+        labels: Of the Fisher information: `sampled` from the model, `true` ones (the "empirical"
+            Fisher), or `all` classes, exactly.
+        examples: Examples of an experience used to estimate it; None: all.
+    """
+
+    tags = Tags(
+        family="penalty",
+        title="Overcoming catastrophic forgetting in neural networks",
+        source="Kirkpatrick et al., 2017",
+        needs=frozenset({"boundaries"}),
+        keeps=frozenset({"parameters"}),
+    )
+
+    def __init__(
+        self, strength: float = 100.0, labels: Labels = "sampled", examples: int | None = None
+    ) -> None:
+        super().__init__()
+        self.strength, self.labels, self.examples = strength, labels, examples
+        self.centre, self.importance = ParameterStore(), ParameterStore()
+
+    def loss(self, learner: Learner, batch: Batch, outputs: Tensor, loss: Tensor) -> Tensor:
+        if not self.importance:
+            return loss
+        centre, importance = self.centre.get(learner.named), self.importance.get(learner.named)
+        return loss + self.strength * quadratic_penalty(learner.parameters, centre, importance)
+
+    def end(self, learner: Learner, experience: Experience) -> None:
+        new = fisher_diagonal(learner, experience.train, self.labels, self.examples)
+        old, centre = self.importance.get(learner.named), self.centre.get(learner.named)
+        total = torch._foreach_add(old, new)
+        share = [torch.where(t > 0, n / t, 1.0) for n, t in zip(new, total, strict=True)]
+        centre = torch._foreach_lerp(centre, [p.detach() for p in learner.parameters], share)
+        self.importance.put(_named(learner, total))
+        self.centre.put(_named(learner, centre))
+
+
+class OnlineEWC(Method):
+    """Online elastic weight consolidation: one running Fisher, one anchor.
+
+        loss = loss(B) + strength / 2 sum_i F_i (theta_i - theta*_i)^2,   F <- decay F + F^t
+
+    with theta* the weights after the latest experience.
+
+    Args:
+        strength: Weight of the penalty.
+        decay: Of earlier experiences' importance; 1 keeps it whole.
+        labels: Of the Fisher information, as for `EWC`.
+        examples: Examples of an experience used to estimate it; None: all.
+    """
+
+    tags = Tags(
+        family="penalty",
+        title="Progress & compress: a scalable framework for continual learning",
+        source="Schwarz et al., 2018",
+        needs=frozenset({"boundaries"}),
+        keeps=frozenset({"parameters"}),
+    )
+
+    def __init__(
+        self,
+        strength: float = 100.0,
+        decay: float = 1.0,
+        labels: Labels = "sampled",
+        examples: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.strength, self.decay, self.labels, self.examples = strength, decay, labels, examples
+        self.anchor, self.importance = ParameterStore(), ParameterStore()
+
+    def loss(self, learner: Learner, batch: Batch, outputs: Tensor, loss: Tensor) -> Tensor:
+        if not self.importance:
+            return loss
+        anchor, importance = self.anchor.get(learner.named), self.importance.get(learner.named)
+        return loss + self.strength * quadratic_penalty(learner.parameters, anchor, importance)
+
+    def end(self, learner: Learner, experience: Experience) -> None:
+        new = fisher_diagonal(learner, experience.train, self.labels, self.examples)
+        old = self.importance.get(learner.named)
+        self.importance.put(_named(learner, torch._foreach_add(new, old, alpha=self.decay)))
+        self.anchor.put(learner.named)
+
+
+def _named(learner: Learner, tensors: list[Tensor]) -> list[tuple[str, Tensor]]:
+    return [(name, t) for (name, _), t in zip(learner.named, tensors, strict=True)]

@@ -1,0 +1,50 @@
+"""The plainest penalty: stay where you were."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from holdfast.data import Batch
+from holdfast.losses import quadratic_penalty
+from holdfast.memory.parameters import ParameterStore
+from holdfast.method import Method, Tags
+
+if TYPE_CHECKING:
+    from holdfast.learner import Learner
+    from holdfast.stream import Experience
+
+
+class L2(Method):
+    """L2: pull every weight to its value after the previous experience.
+
+        loss = loss(B) + strength / 2 sum_i (theta_i - theta*_i)^2
+
+    Rows of a head that did not exist then are pulled to zero.
+
+    Args:
+        strength: Weight of the penalty.
+    """
+
+    tags = Tags(
+        family="penalty",
+        title="Overcoming catastrophic forgetting in neural networks (its L2 baseline)",
+        source="Kirkpatrick et al., 2017",
+        needs=frozenset({"boundaries"}),
+        keeps=frozenset({"parameters"}),
+    )
+
+    def __init__(self, strength: float = 0.01) -> None:
+        super().__init__()
+        self.strength = strength
+        self.anchor = ParameterStore()
+
+    def loss(self, learner: Learner, batch: Batch, outputs: Tensor, loss: Tensor) -> Tensor:
+        if not self.anchor:
+            return loss
+        pull = quadratic_penalty(learner.parameters, self.anchor.get(learner.named))
+        return loss + self.strength * pull
+
+    def end(self, learner: Learner, experience: Experience) -> None:
+        self.anchor.put(learner.named)

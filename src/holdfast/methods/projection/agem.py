@@ -1,0 +1,58 @@
+"""Averaged gradient episodic memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from holdfast.memory.buffer import Buffer
+from holdfast.method import Method, Tags
+from holdfast.optim.gradients import flat, shaped, without_conflict
+
+if TYPE_CHECKING:
+    from holdfast.learner import Learner
+    from holdfast.stream import Experience
+
+
+class AGEM(Method):
+    """A-GEM: never step against the average gradient on earlier experiences.
+
+    With g the gradient of the step and r that of the loss on a draw from the memory,
+
+        g <- g - (g.r / r.r) r   if g.r < 0.
+
+    The memory holds earlier experiences only: an experience's examples enter when it ends, equal
+    numbers of every class.
+
+    Args:
+        capacity: Examples remembered.
+        references: Examples drawn for r at every step.
+    """
+
+    tags = Tags(
+        family="projection",
+        title="Efficient lifelong learning with A-GEM",
+        source="Chaudhry et al., 2019",
+        needs=frozenset({"boundaries", "labels"}),
+        keeps=frozenset({"examples"}),
+    )
+
+    def __init__(self, capacity: int = 200, references: int = 256) -> None:
+        super().__init__()
+        self.capacity, self.references = capacity, references
+        self.buffer = Buffer(capacity, "class_balanced")
+
+    def gradients(self, learner: Learner) -> None:
+        remembered = self.buffer.sample(self.references, learner.generator)
+        if not remembered:
+            return
+        reference = flat(learner.gradient(remembered))
+        present = [torch.zeros_like(p) if p.grad is None else p.grad for p in learner.parameters]
+        allowed = shaped(without_conflict(flat(present), reference), present)
+        for parameter, gradient in zip(learner.parameters, allowed, strict=True):
+            parameter.grad = gradient
+
+    def end(self, learner: Learner, experience: Experience) -> None:
+        table = experience.train.to(learner.device)
+        self.buffer.add(table.columns, learner.generator)
