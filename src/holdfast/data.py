@@ -124,8 +124,8 @@ class Table:
         Raises:
             DataError: If an item is neither a pair nor a dictionary, or if shapes differ.
         """
-        indices = range(len(dataset)) if hasattr(dataset, "__len__") else None
-        items = (dataset[i] for i in indices) if indices is not None else iter(dataset)  # type: ignore[index]
+        sized: Any = dataset  # a map-style Dataset has no end of its own: its length tells
+        items = (sized[i] for i in range(len(sized))) if hasattr(sized, "__len__") else iter(sized)
         rows: list[dict[str, Any]] = []
         for item in items:
             if isinstance(item, Mapping):

@@ -17,7 +17,7 @@ from holdfast.cost import Meter, peak_memory, reset_peak_memory, stored_bytes
 from holdfast.data import Batch, Batches, Table, size
 from holdfast.errors import Diverged, UsageError
 from holdfast.evaluation import Record, TestSets, undisturbed
-from holdfast.method import Method, chain, refuse_unfit
+from holdfast.method import Method, refuse_unfit
 from holdfast.objective import Classification, Objective
 from holdfast.optim.carry import carry_state
 from holdfast.optim.schedules import Schedule, constant
@@ -25,6 +25,10 @@ from holdfast.stream import Experience, Stream
 
 LOSSES_HELD = 50
 """Losses are checked for NaN this many at a time, so that no step waits for the device."""
+
+
+MakeOptimizer = Callable[[list[nn.Parameter]], Optimizer]
+PLAIN_SGD: MakeOptimizer = partial(torch.optim.SGD, lr=0.1)
 
 
 class Observer:
@@ -73,7 +77,7 @@ class Learner:
         model: nn.Module,
         method: Method | None = None,
         *,
-        optimizer: Callable[[list[nn.Parameter]], Optimizer] = partial(torch.optim.SGD, lr=0.1),
+        optimizer: MakeOptimizer = PLAIN_SGD,
         objective: Objective | None = None,
         epochs: int = 1,
         batch_size: int = 32,
@@ -96,7 +100,7 @@ class Learner:
             )
         first = next(model.parameters(), None)
         self.device = torch.device(device or (first.device if first is not None else "cpu"))
-        self.model = model.to(self.device)
+        self.model: Any = model.to(self.device)
         self.method = (method or Method()).to(self.device)
         self.make_optimizer, self.optimizer_state = optimizer, optimizer_state
         self.schedule, self.augment = schedule, augment
@@ -184,9 +188,11 @@ class Learner:
         before = self.stream.seen_until(experience.index - 1) if experience.index else ()
         self.seen: tuple[int, ...] = before
         self.new: tuple[int, ...] = tuple(c for c in experience.classes if c not in set(before))
+        self.known: int = max((*before, *experience.classes)) + 1
+        self.old_logits = torch.tensor(before, dtype=torch.long, device=self.device)
         grow = getattr(getattr(self.model, "head", None), "grow", None)
         if grow is not None:
-            grow(max((*before, *experience.classes)) + 1)
+            grow(self.known)
         self._call("expand", experience)
 
     def train(self, observers: Sequence[Observer] = ()) -> None:

@@ -2,18 +2,18 @@
 
 A `Method` overrides only the points of the step that it needs:
 
-    setup       once, before the first experience                   (learner)
-    expand      grow with an experience's classes                   (learner, experience)
-    begin       before an experience is trained on                  (learner, experience)
-    select      choose what to train on                             (learner, table) -> table
-    fit         instead of gradient training                        (learner, table)
-    batch       mix in, relabel                                     (learner, batch) -> batch
-    logits      mask or correct what the training loss sees         (learner, batch, outputs) -> outputs
-    loss        add or replace terms; store with this pass's output (learner, batch, outputs, loss) -> loss
-    gradients   project, mask, rescale                              (learner)
-    step        after the optimizer                                 (learner)
-    end         consolidate, store, align                           (learner, experience)
-    predict     route, mask, replace                                (learner, batch, outputs) -> outputs
+    setup(learner)                        once, before the first experience
+    expand(learner, experience)           grow with an experience's classes
+    begin(learner, experience)            before an experience is trained on
+    select(learner, table)                choose what to train on
+    fit(learner, table)                   instead of gradient training
+    batch(learner, batch)                 mix in, relabel
+    logits(learner, batch, outputs)       mask or correct what the training loss sees
+    loss(learner, batch, outputs, loss)   add or replace terms; store with this pass's outputs
+    gradients(learner)                    project, mask, rescale
+    step(learner)                         after the optimizer
+    end(learner, experience)              consolidate, store, align
+    predict(learner, batch, outputs)      route, mask, replace
 
 `batch`, `logits` and `loss` run once per forward pass, `gradients` and `step` once per update:
 under gradient accumulation these differ. `expand` must depend on the experience's description
@@ -126,12 +126,12 @@ class Method(Remembers):
                 f"{name} serves {' and '.join(sorted(self.tags.scenarios))}-incremental streams; "
                 f"{stream.name!r} is {stream.scenario}-incremental."
             )
-        if "new classes" in needs and len(set(stream.seen_until(0))) == stream.classes > 0:
-            if len(stream) > 1:
-                return (
-                    f"{name} acts when classes are added, and all {stream.classes} classes of "
-                    f"{stream.name!r} are there from the first experience."
-                )
+        all_at_once = len(stream) > 1 and len(stream.seen_until(0)) == stream.classes
+        if "new classes" in needs and all_at_once:
+            return (
+                f"{name} acts when classes are added, and all {stream.classes} classes of "
+                f"{stream.name!r} are there from the first experience."
+            )
         if "boundaries" in needs and not stream.boundaries:
             return f"{name} must know where experiences end; {stream.name!r} does not tell."
         if "labels" in needs and not stream.labelled:
@@ -150,8 +150,9 @@ class Method(Remembers):
 
     def arguments(self) -> dict[str, Any]:
         """The constructor's arguments as they stand, from which an equal method can be built."""
-        parameters = inspect.signature(type(self).__init__).parameters
-        return {name: getattr(self, name) for name in parameters if name != "self"}
+        parameters = inspect.signature(type(self)).parameters.values()
+        named = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+        return {name: getattr(self, name) for name in named}
 
 
 class Chain(Method):

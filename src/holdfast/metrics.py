@@ -166,7 +166,7 @@ def curve_summary(curve: Sequence[Mapping[str, object]]) -> dict[str, float]:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half-width of its 95 % confidence interval (Student's t); NaN width for one value."""
+    """Mean and half-width of its 95 % interval (Student's t); the width of one value is NaN."""
     from scipy.stats import t
 
     v = np.asarray(values, dtype=float)

@@ -1,4 +1,4 @@
-"""A classifier is a backbone and a head; and any module that ends in a linear layer can become one."""
+"""Classifiers: a backbone and a head, also made from any module that ends in a linear layer."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ class GrowingHead(nn.Module):
         classes: Rows at first.
         bias: Whether there is one.
 
-    New rows are drawn as PyTorch draws a linear layer's. Loading a state with more rows grows
-    the head first.
+    New rows are drawn as PyTorch draws a linear layer's. Loading a state adopts its
+    number of rows.
 
     Example:
         >>> head = GrowingHead(8, 2)
@@ -63,8 +63,16 @@ class GrowingHead(nn.Module):
         return F.linear(features, self.weight, self.bias)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):  # type: ignore[no-untyped-def]
-        self.grow(len(state_dict.get(prefix + "weight", self.weight)))
+        rows = len(state_dict.get(prefix + "weight", self.weight))
+        if rows != self.classes:
+            self.weight = _resized(self.weight, rows)
+            self.bias = None if self.bias is None else _resized(self.bias, rows)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _resized(parameter: nn.Parameter, rows: int) -> nn.Parameter:
+    empty = parameter.new_empty((rows, *parameter.shape[1:]))
+    return nn.Parameter(empty, requires_grad=parameter.requires_grad)
 
 
 class CosineHead(nn.Module):

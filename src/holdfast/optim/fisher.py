@@ -15,7 +15,7 @@ from holdfast.evaluation import undisturbed
 if TYPE_CHECKING:
     from holdfast.learner import Learner
 
-Labels = Literal["true", "sampled", "all"]
+Labels = Literal["sampled", "empirical", "all"]
 
 FLOATS_AT_ONCE = 2**25
 """Bound on the per-example gradients held at a time (128 MiB)."""
@@ -33,8 +33,8 @@ def fisher_diagonal(
         learner: Whose model, objective and generator are used; the model is taken in evaluation
             mode.
         table: Examples, without augmentation.
-        labels: `"true"`: y from the data (the empirical Fisher); `"sampled"`: one y an example
-            drawn from the model; `"all"`: the exact expectation over all classes, at as many
+        labels: `"sampled"`: one y an example, drawn from the model; `"empirical"`: y from the data
+            (the empirical Fisher); `"all"`: the exact expectation over all classes, at as many
             times the cost.
         examples: At most this many, drawn at random; None: all.
 
@@ -45,16 +45,14 @@ def fisher_diagonal(
     "Limitations of the empirical Fisher" (2019), for the difference between the kinds.
     """
     if labels not in get_args(Labels):
-        raise UsageError(
-            f"labels must be one of {', '.join(get_args(Labels))}; given: {labels!r}."
-        )
+        raise UsageError(f"labels must be one of {', '.join(get_args(Labels))}; given: {labels!r}.")
     generator = learner.generator
     if examples is not None and examples < len(table):
         order = torch.randperm(len(table), generator=generator, device=generator.device)
         table = table.take(order[:examples].to(table.device))
     trained = {name: p.detach() for name, p in learner.model.named_parameters() if p.requires_grad}
     fixed = {name: p for name, p in learner.model.named_parameters() if not p.requires_grad}
-    fixed |= dict(learner.model.named_buffers())
+    fixed.update(learner.model.named_buffers())
 
     def one_loss(parameters: dict[str, Tensor], example: Batch) -> Tensor:
         def model(*inputs: Any, **named: Any) -> Any:
@@ -77,7 +75,7 @@ def fisher_diagonal(
 
     with undisturbed(learner.model, device=learner.device):
         for batch in table.to(learner.device).chunks(rows):
-            if labels == "true":
+            if labels == "empirical":
                 add(batch)
                 continue
             outputs = learner.objective.forward(learner.model, batch)

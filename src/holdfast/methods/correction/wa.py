@@ -118,10 +118,10 @@ class WA(Method):
     def loss(self, learner: Learner, batch: Batch, outputs: Tensor, loss: Tensor) -> Tensor:
         if not (self.distil and self.teacher.taken and learner.seen):
             return loss
-        old = len(learner.seen)
-        share = old / (old + len(learner.new))
+        share = len(learner.seen) / (len(learner.seen) + len(learner.new))
+        old = learner.old_logits
         teacher = self.teacher.outputs(learner.objective.forward, batch)
-        kept = distillation(outputs[:, :old], teacher[:, :old], self.temperature).mean()
+        kept = distillation(outputs[:, old], teacher[:, old], self.temperature).mean()
         return (1 - share) * loss + share * kept
 
     def step(self, learner: Learner) -> None:

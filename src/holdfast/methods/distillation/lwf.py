@@ -63,24 +63,25 @@ class LwF(Method):
         if not (self.new_classes_only and learner.seen and learner.new):
             return outputs
         masked = outputs.clone()
-        masked[: learner.stream_rows, list(learner.seen)] = -torch.inf
+        masked[: learner.stream_rows, learner.old_logits] = -torch.inf
         return masked
 
     def loss(self, learner: Learner, batch: Batch, outputs: Tensor, loss: Tensor) -> Tensor:
         if not self.teacher.taken:
             return loss
         old = self.teacher.outputs(learner.objective.forward, batch)
-        for classes in self.old_heads(learner):
+        for classes in self.heads:
             kept = distillation(outputs[:, classes], old[:, classes], self.temperature).mean()
             loss = loss + self.alpha * self.temperature**2 * kept
         return loss
 
-    def old_heads(self, learner: Learner) -> list[list[int]]:
-        """The groups of old classes that share a softmax."""
+    def expand(self, learner: Learner, experience: Experience) -> None:
+        """Note the groups of old classes that share a softmax."""
         assert learner.stream is not None
+        groups: list[tuple[int, ...]] = [learner.seen]
         if learner.stream.scenario == "task":
-            return [list(e.classes) for e in learner.stream.experiences[: learner.index]]
-        return [list(learner.seen)]
+            groups = [e.classes for e in learner.stream.experiences[: experience.index]]
+        self.heads = [list(group) for group in groups]
 
     def gradients(self, learner: Learner) -> None:
         if not self.warming(learner):
@@ -90,12 +91,14 @@ class LwF(Method):
         for parameter in learner.parameters:
             if id(parameter) not in trained:
                 parameter.grad = None  # the optimizer passes it over
-        self.before = [p.detach()[list(learner.seen)].clone() for p in head.parameters()]
+        self.old_rows = [p.detach()[learner.old_logits] for p in head.parameters()]
 
     def step(self, learner: Learner) -> None:
         if self.warming(learner):
-            for parameter, rows in zip(learner.model.head.parameters(), self.before, strict=True):
-                parameter.data[list(learner.seen)] = rows
+            parameters = learner.model.head.parameters()
+            for parameter, rows in zip(parameters, self.old_rows, strict=True):
+                parameter.data[learner.old_logits] = rows
+            del self.old_rows
 
     def warming(self, learner: Learner) -> bool:
         return bool(learner.seen and learner.new) and learner.epoch < self.warmup_epochs

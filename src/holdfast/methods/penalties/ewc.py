@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,8 +31,8 @@ class EWC(Method):
 
     Args:
         strength: Weight of the penalty.
-        labels: Of the Fisher information: `sampled` from the model, `true` ones (the "empirical"
-            Fisher), or `all` classes, exactly.
+        labels: Of the Fisher information: `sampled` from the model, `empirical` (those of the
+            data), or `all` classes, exactly.
         examples: Examples of an experience used to estimate it; None: all.
     """
 
@@ -61,9 +62,9 @@ class EWC(Method):
         old, centre = self.importance.get(learner.named), self.centre.get(learner.named)
         total = torch._foreach_add(old, new)
         share = [torch.where(t > 0, n / t, 1.0) for n, t in zip(new, total, strict=True)]
-        centre = torch._foreach_lerp(centre, [p.detach() for p in learner.parameters], share)
+        here = [p.detach() for p in learner.parameters]
         self.importance.put(_named(learner, total))
-        self.centre.put(_named(learner, centre))
+        self.centre.put(_named(learner, torch._foreach_lerp(centre, here, share)))
 
 
 class OnlineEWC(Method):
@@ -112,5 +113,5 @@ class OnlineEWC(Method):
         self.anchor.put(learner.named)
 
 
-def _named(learner: Learner, tensors: list[Tensor]) -> list[tuple[str, Tensor]]:
+def _named(learner: Learner, tensors: Sequence[Tensor]) -> list[tuple[str, Tensor]]:
     return [(name, t) for (name, _), t in zip(learner.named, tensors, strict=True)]

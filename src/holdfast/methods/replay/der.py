@@ -29,11 +29,11 @@ class DER(Method):
         capacity: Examples remembered, by reservoir.
         alpha: Weight of the distance, averaged over logits as well as examples.
         batch_size: Examples a draw; None: as many as the stream brings.
-        insert_epochs: In how many epochs of an experience its examples are offered to the memory.
+        insert_epochs: In how many epochs of an experience its examples are offered to the memory;
+            None: in all, as in the paper, so that logits of later, better epochs are kept.
 
     Differs from the paper: in a head that grows, logits of classes that did not exist when an
-    example was stored do not count in its distance; examples are offered once, not every epoch
-    (`insert_epochs`).
+    example was stored do not count in its distance.
     """
 
     tags = Tags(
@@ -48,7 +48,7 @@ class DER(Method):
         capacity: int = 200,
         alpha: float = 0.3,
         batch_size: int | None = None,
-        insert_epochs: int = 1,
+        insert_epochs: int | None = None,
     ) -> None:
         super().__init__()
         self.capacity, self.alpha = capacity, alpha
@@ -60,7 +60,7 @@ class DER(Method):
         if replayed:
             distance = output_distance(learner.forward(replayed), replayed["outputs"])
             loss = loss + self.alpha * distance
-        if learner.epoch < self.insert_epochs:
+        if self.insert_epochs is None or learner.epoch < self.insert_epochs:
             seen = {**learner.incoming, "outputs": outputs[: learner.stream_rows]}
             self.buffer.add(seen, learner.generator)
         return loss
@@ -79,7 +79,8 @@ class DERpp(DER):
         alpha: Weight of the distance to remembered logits.
         beta: Weight of the loss on remembered labels.
         batch_size: Examples a draw; None: as many as the stream brings.
-        insert_epochs: In how many epochs of an experience its examples are offered to the memory.
+        insert_epochs: In how many epochs of an experience its examples are offered to the memory;
+            None: in all.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class DERpp(DER):
         alpha: float = 0.1,
         beta: float = 0.5,
         batch_size: int | None = None,
-        insert_epochs: int = 1,
+        insert_epochs: int | None = None,
     ) -> None:
         super().__init__(capacity, alpha, batch_size, insert_epochs)
         self.beta = beta

@@ -31,15 +31,17 @@ class ICaRL(Method):
 
     Exemplars are herded: prefixes of their order approximate the class mean in feature space, so
     a class gives exemplars up from the tail when others arrive. Prediction is the class whose
-    exemplars' mean feature, of unit length and averaged with the mirror image's, is nearest.
+    exemplars' mean feature, of unit length, is nearest.
     While an experience is being trained on, its classes have no exemplars yet and the network's
     own outputs are used.
 
     Args:
         capacity: Exemplars in all, shared equally by the classes seen.
-        mirror: Average features with those of the mirrored image (inputs that are images only).
+        mirror: Average features with those of the mirrored image, as the paper does; None: only if
+            training mirrors images too (an augmentation with `flip`), without which the features
+            of a mirror image mean nothing.
 
-    Differs from the paper: none known. The cross-entropy is averaged over examples (the paper's
+    Differs from the paper: the cross-entropy is averaged over examples (the paper's
     formula sums, the authors' code averages over classes too and uses a learning rate of 2).
     """
 
@@ -53,7 +55,7 @@ class ICaRL(Method):
     )
     remembers = ("between",)
 
-    def __init__(self, capacity: int = 200, mirror: bool = True) -> None:
+    def __init__(self, capacity: int = 200, mirror: bool | None = None) -> None:
         super().__init__()
         self.capacity, self.mirror = capacity, mirror
         self.buffer = Buffer(capacity, "herding")
@@ -74,12 +76,11 @@ class ICaRL(Method):
         return Table.concat([table.to(learner.device), exemplars]) if exemplars else table
 
     def loss(self, learner: Learner, batch: Batch, outputs: Tensor, loss: Tensor) -> Tensor:
-        so_far = len(learner.seen) + len(learner.new)
-        targets = F.one_hot(batch["y"], so_far).to(outputs.dtype)
+        targets = F.one_hot(batch["y"], learner.known).to(outputs.dtype)
         if self.teacher.taken:
             old = self.teacher.outputs(learner.objective.forward, batch).sigmoid()
-            targets[:, : len(learner.seen)] = old[:, : len(learner.seen)]
-        return binary_cross_entropy(outputs[:, :so_far], targets).mean()
+            targets[:, learner.old_logits] = old[:, learner.old_logits]
+        return binary_cross_entropy(outputs[:, : learner.known], targets).mean()
 
     def end(self, learner: Learner, experience: Experience) -> None:
         keep_herded(self.buffer, learner, experience.train)
@@ -99,7 +100,8 @@ class ICaRL(Method):
     def unit_features(self, learner: Learner, table: Table) -> Tensor:
         """Features of unit length, averaged with the mirror image's."""
         features = F.normalize(learner.features(table))
-        if self.mirror and table["x"].dim() == 4:
+        mirror = getattr(learner.augment, "mirrors", False) if self.mirror is None else self.mirror
+        if mirror:
             mirrored = table.with_columns(x=torch.flip(table["x"], (-1,)))
             features = (features + F.normalize(learner.features(mirrored))) / 2
         return F.normalize(features)
