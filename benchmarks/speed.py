@@ -79,7 +79,7 @@ class Job:
 
 JOBS = {
     "mlp": Job((784,), 5, 12000, 10, 1000, block=50, threads=1, rate=0.05),
-    "resnet18": Job((3, 32, 32), 2, 32 * 60, 32, 1000, block=2, threads=2, rate=0.05),
+    "resnet18": Job((3, 32, 32), 2, 32 * 60, 32, 1000, block=1, threads=2, rate=0.05),
 }
 
 
