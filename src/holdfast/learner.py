@@ -233,7 +233,7 @@ class Learner:
         visible = outputs
         for mask in self._logits:
             visible = mask(self, batch, visible)
-        loss = self.objective.losses(visible, batch).mean()
+        loss = self.objective.loss(visible, batch)
         for term in self._loss:
             loss = term(self, batch, outputs, loss)
         self.optimizer.zero_grad()
@@ -289,7 +289,7 @@ class Learner:
 
     def gradient(self, batch: Batch) -> list[Tensor]:
         """Gradient of the mean loss on a batch by every trainable parameter; `.grad` untouched."""
-        loss = self.objective.losses(self.forward(batch), batch).mean()
+        loss = self.objective.loss(self.forward(batch), batch)
         gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
         return [
             torch.zeros_like(p) if g is None else g
