@@ -200,10 +200,14 @@ class Learner:
         assert self.batches is not None
         self.model.train()
         self.meter.start()
-        if self._fit:
-            table = self.batches.table
-            self.meter.counted(lambda: self._fit[0](self, table))
+        table = self.batches.table
+        if self._fit and self.meter.counted(lambda: self._fit[0](self, table)):
             return
+        if not self.parameters:
+            raise UsageError(
+                f"{type(self.model).__name__} has no trainable parameters; train some, or use a "
+                "method that needs none (ncm)."
+            )
         every = self.evaluate_every
         epoch = -1
         for incoming in self.batches:
@@ -397,6 +401,8 @@ class Learner:
         self.parameters = [parameter for _, parameter in self.named]
         keep = self.optimizer_state == "keep" and old is not None
         if keep and [id(p) for _, p in old_named] == [id(p) for p in self.parameters]:
+            return
+        if not self.parameters:
             return
         self.optimizer = self.make_optimizer(self.parameters)
         self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
