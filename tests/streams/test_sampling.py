@@ -20,12 +20,20 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 @settings(deadline=None)
 @given(labels, st.integers(1, 100))
-def test_classes_are_within_one_example_of_their_share(y, limit):
-    drawn = stratified(table(y), limit, seeded())
-    kept = min(limit, len(y))
-    assert len(drawn) == kept
-    share = y.bincount(minlength=5) * kept / len(y)
-    assert bool(((drawn["y"].bincount(minlength=5) - share).abs() <= 1).all())
+def test_rows_are_shared_out_one_by_one_to_the_class_with_the_least_of_its_own(y, limit):
+    sizes = y.bincount().double()
+    drawn = stratified(table(y), limit, seeded())["y"].bincount(minlength=len(sizes))
+    assert int(drawn.sum()) == min(limit, len(y))
+    # No class was given its last row while another had a smaller part of its own.
+    present = sizes > 0
+    last = ((drawn - 1) / sizes)[present & (drawn > 0)].max()
+    waiting = (drawn / sizes)[present & (drawn < sizes)]
+    assert not len(waiting) or last <= waiting.min()
+
+
+def test_equal_classes_have_equal_numbers():
+    drawn = stratified(table(torch.arange(1000) % 10), 250, seeded())
+    assert drawn["y"].bincount().tolist() == [25] * 10
 
 
 @settings(deadline=None)

@@ -204,7 +204,7 @@ def _scenario(recipe: str) -> str:
 
 
 def _refuse_bare_path(text: str) -> None:
-    if Path(text).expanduser().exists():
+    if text and Path(text).expanduser().exists():
         raise UsageError(
             f"{text} is a path; say what to do with it: split:{text}, permuted:{text} or "
             f"rotated:{text}."

@@ -38,7 +38,10 @@ def read(path: Path, seed: int) -> Source:
             return read_folder(path, seed)
         if not any(path.iterdir()):
             raise DataError(f"The folder {path} is empty; accepted: {ACCEPTED}.")
-        return read_dataset(path, seed)
+        try:
+            return read_dataset(path, seed)
+        except DataError as error:
+            raise DataError(f"{error} Accepted: {ACCEPTED}.") from error
     if not path.exists():
         raise DataError(f"There is no file or folder {path}.")
     if path.suffix.lower() == ".npz":

@@ -12,8 +12,8 @@ from holdfast.data import Table
 def stratified(table: Table, limit: int, generator: torch.Generator) -> Table:
     """At most `limit` rows, in their old order, every class in proportion to its size.
 
-    A class is within one example of its share, and each has at least one as long as `limit`
-    allows it.
+    Rows are shared out as Adams's method shares out seats: one rate for all classes, fractions
+    rounded up, so that every class has at least one row as long as `limit` allows it.
 
     Args:
         table: With a column `y`.

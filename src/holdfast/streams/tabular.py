@@ -60,6 +60,9 @@ def read_files(train: Path, test: Path | None, name: str, seed: int) -> Source:
     Raises:
         DataError: If a file cannot be read or learned from.
     """
+    for path in (train, test):
+        if path is not None and not path.stat().st_size:
+            raise DataError(f"{path} is empty.")
     with _quietly() as (datasets, cache):
         parts = {
             path: _reading(
@@ -109,15 +112,18 @@ def read_dataset(folder: Path, seed: int) -> Source:
 
 @contextmanager
 def _quietly() -> Iterator[tuple[Any, str]]:
-    """`datasets` without progress bars, and a folder for its files that is gone afterwards."""
+    """`datasets` without bars and logs, and a folder for its files that is gone afterwards."""
     import datasets
 
-    silent = datasets.are_progress_bars_disabled()
+    silent, verbosity = datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
+    # It logs every error that it raises; ours are said once.
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL + 1)
     try:
         with tempfile.TemporaryDirectory(prefix="holdfast-") as cache:
             yield datasets, cache
     finally:
+        datasets.logging.set_verbosity(verbosity)
         if not silent:
             datasets.enable_progress_bars()
 
@@ -131,7 +137,9 @@ def _reading(where: str, read: Any) -> Any:
         while cause.__cause__ is not None:
             cause = cause.__cause__
         reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
-        raise DataError(f"{where} cannot be read: {reason.rstrip('.')}.") from error
+        if "corresponds to no data" in reason:  # how `datasets` speaks of a file without rows
+            raise DataError(f"{where} is empty.") from error
+        raise DataError(f"{where} cannot be read: {reason.rstrip('.!')}.") from error
 
 
 def _assemble(name: str, found: list[tuple[str, Any]], seed: int) -> Source:
