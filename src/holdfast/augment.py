@@ -57,10 +57,14 @@ class Augmentation:
 
     Args:
         steps: From a batch to the kornia module that changes batches of its shape.
+        mirrors: Whether one of them mirrors images, so that features of a mirror image mean
+            something (`icarl` averages them then).
     """
 
-    def __init__(self, steps: Sequence[Callable[[Tensor], nn.Module]]) -> None:
-        self.steps = steps
+    def __init__(
+        self, steps: Sequence[Callable[[Tensor], nn.Module]], mirrors: bool = False
+    ) -> None:
+        self.steps, self.mirrors = steps, mirrors
         self._fitted: dict[tuple[int, ...], list[nn.Module]] = {}
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -104,7 +108,7 @@ def build(text: str) -> Transform:
             raise unknown("augmentation", spec.name, AUGMENTATIONS)
         make = AUGMENTATIONS[spec.name]
         steps.append(make(**bind(spec, make, "augmentation")))
-    return Augmentation(steps)
+    return Augmentation(steps, mirrors=any(spec.name == "flip" for spec in parse(text)))
 
 
 def entries() -> dict[str, dict[str, Any]]:
