@@ -1,4 +1,4 @@
-"""Means and 95 % bands over seeds for whole series at once, and series made short enough to draw."""
+"""Means and 95 % bands over seeds for whole series, and series made short enough to draw."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Series = Float[NDArray[np.float64], " points"]
 
 
-def mean_and_half(values: Float[NDArray[np.float64], "runs *points"]) -> tuple[Series, Series]:
+def mean_and_half(values: Float[NDArray[np.float64], "runs ..."]) -> tuple[Series, Series]:
     """Mean over runs, and half-width of its 95 % interval (NaN everywhere for one run).
 
     The same numbers as `holdfast.metrics.interval` gives point by point.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import isfinite, nan
 from typing import Any
 
@@ -98,7 +99,7 @@ def _rank(mean: float) -> float:
 def _arm(label: str, method: str, runs: list[Result], place: int) -> Arm:
     ordered = tuple(sorted(runs, key=lambda run: run.seed))
     seeds = [run.seed for run in ordered]
-    twice = next((a for a, b in zip(seeds, seeds[1:], strict=False) if a == b), None)
+    twice = next((a for a, b in pairwise(seeds) if a == b), None)
     if twice is not None:
         raise UsageError(
             f"Two results are of {method!r} with the same settings and seed {twice}; give each "

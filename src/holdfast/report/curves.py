@@ -56,7 +56,7 @@ def stability(arm: Arm, experiences: int) -> Figure | None:
         mean, half = mean_and_half(100 * scores[:, since, j])
         drawn = thinned(mean, POINTS)
         colour = age_colour(j, experiences)
-        figure.add_traces(band(x[since][drawn], mean[drawn], half[drawn], colour, None))
+        figure.add_traces(band(x[since][drawn], mean[drawn], half[drawn], colour))
         figure.add_trace(
             Scatter(
                 x=x[since][drawn].tolist(),
@@ -104,5 +104,3 @@ def _starts(when: Sequence[tuple[int, int]]) -> dict[int, int]:
         starts[experience] = total
         total += length
     return starts
-
-

@@ -70,9 +70,8 @@ def accuracy_over_experiences(comparison: Comparison) -> Figure:
     figure = Figure()
     for arm in comparison.arms:
         mean, half = mean_and_half(100 * _seen_so_far(arm))
-        x = np.arange(1, len(mean) + 1)
-        figure.add_traces(band(x, mean, half, look(arm).colour, arm))
-        style = look(arm)
+        x, style = np.arange(1, len(mean) + 1), look(arm)
+        figure.add_traces(band(x, mean, half, style.colour, arm))
         figure.add_trace(
             Scatter(
                 x=x.tolist(),
@@ -179,7 +178,7 @@ def _heatmap(matrix: NDArray[np.float64]) -> Figure:
         showscale=False,
         hoverongaps=False,
         hovertemplate="after experience %{y}<br>on test set %{x}<br>%{z:.1f} %<extra></extra>",
-        **({"text": text, "texttemplate": "%{text}"} if printed else {}),
+        **({"text": text} if printed else {}),
     )
     figure = Figure(heat)
     ticks = {"dtick": 1} if printed else {"nticks": 8}
@@ -192,9 +191,17 @@ def _heatmap(matrix: NDArray[np.float64]) -> Figure:
 
 
 def band(
-    x: NDArray[Any], mean: NDArray[np.float64], half: NDArray[np.float64], colour: str, arm: Arm | None
+    x: NDArray[Any],
+    mean: NDArray[np.float64],
+    half: NDArray[np.float64],
+    colour: str,
+    arm: Arm | None = None,
 ) -> list[Scatter]:
-    """The area of mean ± half as closed outlines, one for every stretch that has an interval."""
+    """The area of mean ± half as closed outlines, one for every stretch that has an interval.
+
+    Args:
+        arm: Hidden and shown with this arm.
+    """
     from plotly.graph_objects import Scatter
 
     known = np.flatnonzero(np.isfinite(mean) & np.isfinite(half))
@@ -214,7 +221,7 @@ def band(
             mode="lines",
             fill="toself",
             fillcolor=f"var({colour})",
-            opacity=0.16,
+            opacity=0.16 if arm else 0.1,
             line={"width": 0},
             hoverinfo="skip",
             meta={} if arm is None else {"arm": arm.place},

@@ -71,16 +71,31 @@
     };
   }
 
+  // Plotly's own choice of text colour is faint on middling cells, so values are written here.
+  function heatmap(trace, style) {
+    const get = (name) => style.getPropertyValue(name).trim();
+    const colorscale = ["--h0", "--h1", "--h2", "--h3", "--h4"].map((name, i) => [i / 4, get(name)]);
+    const { text, ...cells } = trace;
+    if (!text) return [{ ...cells, colorscale }];
+    const places = trace.z.flatMap((row, i) => row.map((value, j) => [trace.x[j], trace.y[i], value]));
+    const values = {
+      type: "scatter", mode: "text", hoverinfo: "skip", cliponaxis: false, text: text.flat(),
+      x: places.map(([x]) => x), y: places.map(([, y]) => y),
+      textfont: {
+        size: trace.x.length > 8 ? 10 : 12,
+        color: places.map(([, , value]) => get(value < Number(get("--cut")) ? "--on-low" : "--on-high")),
+      },
+    };
+    return [{ ...cells, colorscale }, values];
+  }
+
   function draw(box) {
     const style = getComputedStyle(document.documentElement);
     const variants = figures[box.id];
     const { data, layout } = variants[Math.min(variant[box.dataset.group] || 0, variants.length - 1)];
     const off = hidden[box.dataset.section] || new Set();
-    const traces = coloured(data, style).map((trace) => {
-      if (trace.type === "heatmap") {
-        const steps = ["--h0", "--h1", "--h2", "--h3", "--h4"];
-        trace.colorscale = steps.map((name, i) => [i / 4, style.getPropertyValue(name).trim()]);
-      }
+    const traces = coloured(data, style).flatMap((trace) => {
+      if (trace.type === "heatmap") return heatmap(trace, style);
       return { ...trace, visible: !(trace.meta && off.has(trace.meta.arm)) };
     });
     drawn.add(box);

@@ -6,21 +6,25 @@ import base64
 import gzip
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from holdfast.checkpoint import write_atomically
 from holdfast.report import curves, figures
-from holdfast.report.comparison import Arm, Comparison, comparisons
+from holdfast.report.comparison import Comparison, comparisons
 from holdfast.report.quantities import heading
 from holdfast.report.summary import Name, shortened, summarise
 from holdfast.report.table import csv_of, latex_of, markdown_of, sheet
 from holdfast.store import Result
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
     from plotly.graph_objects import Figure
 
 NOTES = 300
@@ -71,7 +75,9 @@ def render(results: Sequence[Result], title: str | None = None) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.tests["name"] = lambda piece: isinstance(piece, Name)
-    environment.filters.update(shortened=shortened, plain=_plain, heading=heading)
+    environment.filters.update(
+        shortened=shortened, plain=_plain, heading=heading, together=_together, breakable=_breakable
+    )
     environment.globals.update(look=figures.look, age_colour=curves.age_colour)
     return environment.from_string(_asset("page.html.j2")).render(
         title=title or "What was kept: " + ", ".join(c.stream for c in compared),
@@ -117,11 +123,9 @@ def _section(
         "heatmaps": [(arm, draw(f"matrix-{arm.place}", found)) for arm, found in heatmaps],
         "heatmap_variants": list(dict.fromkeys(name for _, found in heatmaps for name, _ in found)),
         "blank_cells": any(
-            not math.isfinite(score or math.nan) if score != 0 else False
+            not np.isfinite(np.asarray(run.record.matrix, dtype=float)).all()
             for arm in comparison.arms
             for run in arm.runs
-            for row in run.record.matrix
-            for score in row
         ),
         "gaps": [(arm, draw(f"gap-{arm.place}", [("", f)])) for arm, f in gaps if f is not None],
         "gap_sets": curves.shown_test_sets(experiences),
@@ -185,6 +189,18 @@ def _rest(note: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in note.items() if key not in ("experience", "step")}
 
 
+def _together(text: str) -> str:
+    """Numbers, signs and units with spaces at which no line breaks."""
+    return re.sub(r"(?<=\d) (?=[±%]|[kMGTP]?B\b|s\b)|(?<=±) ", "\u00a0", text)
+
+
+def _breakable(text: str) -> Markup:
+    """The text, escaped, where a line may break after an opening bracket, a comma or a sign."""
+    from markupsafe import Markup, escape
+
+    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[(,=+·])", text))
+
+
 def _plain(value: Any) -> str:
     """A setting as text."""
     if isinstance(value, str):
@@ -206,7 +222,7 @@ def _asset(name: str) -> str:
 
 @cache
 def _plotly() -> str:
-    """Plotly's library, compressed: the browser unpacks it, and the page is less than half as large.
+    """Plotly's library, compressed; the browser unpacks it, which makes the page less than half.
 
     Without a time stamp, so that equal results give equal pages.
     """

@@ -13,6 +13,7 @@ from holdfast.metrics import interval
 
 Kind = Literal["percent", "seconds", "operations", "bytes"]
 
+_MINUS, _NONE = "\N{MINUS SIGN}", "\N{EN DASH}"
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E")
 
 
@@ -48,6 +49,14 @@ QUANTITIES = (
              "best earlier score minus the final one, mean over test sets but the last"),
     Quantity("backward_transfer", "Backward transfer", "percent", True, _KEPT,
              "final score minus the score just after learning, mean over test sets but the last"),
+    Quantity("seconds", "Time", "seconds", False, _COST,
+             "seconds of training, without evaluation"),
+    Quantity("flops", "FLOPs", "operations", False, _COST,
+             "floating-point operations of training: matrix products, convolutions, attention"),
+    Quantity("peak_memory_bytes", "Peak memory", "bytes", False, _COST,
+             "most memory in use: of the process on a CPU, allocated on a GPU"),
+    Quantity("method_bytes", "Stored", "bytes", False, _COST,
+             "bytes that the method keeps between experiences"),
     Quantity("min_accuracy", "Min. accuracy", "percent", True, _WHILE,
              "lowest score after a test set's own experience, mean over earlier test sets"),
     Quantity("worst_case_accuracy", "Worst-case accuracy", "percent", True, _WHILE,
@@ -60,14 +69,6 @@ QUANTITIES = (
              "largest rise within 10 evaluations, mean over test sets"),
     Quantity("windowed_plasticity_100", "WP 100", "percent", True, _WHILE,
              "largest rise within 100 evaluations, mean over test sets"),
-    Quantity("seconds", "Time", "seconds", False, _COST,
-             "seconds of training, without evaluation"),
-    Quantity("flops", "FLOPs", "operations", False, _COST,
-             "floating-point operations of training: matrix products, convolutions, attention"),
-    Quantity("peak_memory_bytes", "Peak memory", "bytes", False, _COST,
-             "most memory in use: of the process on a CPU, allocated on a GPU"),
-    Quantity("method_bytes", "Stored", "bytes", False, _COST,
-             "bytes that the method keeps between experiences"),
 )  # fmt: skip
 
 
@@ -110,7 +111,7 @@ class Cell:
         """
         broken = sum(not math.isfinite(value) for value in self.values)
         if broken == len(self.values):
-            return "–", "", ""
+            return _NONE, "", ""
         if broken:
             return f"NaN in {broken} of {len(self.values)}", "", ""
         factor, decimals, unit = _scale(self.mean, self.kind)
@@ -130,8 +131,8 @@ class Cell:
         """As in LaTeX; numbers in mathematics, so that signs come out as signs."""
         mean, half, unit = self.parts
         if not all(map(math.isfinite, self.values)):
-            return mean.replace("–", "--")
-        number = mean.replace("−", "-") + (rf" \pm {half}" if half else "")
+            return mean.replace(_NONE, "--")
+        number = mean.replace(_MINUS, "-") + (rf" \pm {half}" if half else "")
         return f"${number}$" + (rf"\,{unit}" if unit else "")
 
 
@@ -153,7 +154,7 @@ def _fixed(value: float, decimals: int) -> str:
     text = f"{value:.{decimals}f}"
     if float(text) == 0:
         text = text.lstrip("-")
-    return text.replace("-", "−")
+    return text.replace("-", _MINUS)
 
 
 def heading(quantity: Quantity) -> str:

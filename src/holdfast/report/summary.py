@@ -34,8 +34,8 @@ def summarise(comparison: Comparison) -> Words:
     if rivals:
         words += _best(rivals, comparison.experiences)
         words += _told_apart(rivals)
-        words += _least(rivals)
         words += _cost(rivals)
+        words += _least(rivals)
     words += _bounds(bounds, bool(rivals))
     unranked = [arm for arm in comparison.arms if arm not in ranked]
     if unranked:
@@ -83,8 +83,8 @@ def _told_apart(rivals: Sequence[Arm]) -> Words:
         words += [", so these runs do not tell them apart. "]
     elif not unknown:
         second = others[0]
-        words += ["The 95 % intervals do not overlap: the next, ", _name(second)]
-        words += [f", has {_said(second, 'average_accuracy')}. "]
+        words += ["Its 95 % interval lies clear of all others; next is ", _name(second)]
+        words += [f" with {_said(second, 'average_accuracy')}. "]
     if unknown and len(unknown) == len(others):
         words += ["With one seed there is no interval, so the difference may be chance. "]
     elif unknown:
@@ -101,10 +101,11 @@ def _least(rivals: Sequence[Arm]) -> Words:
 
 def _cost(rivals: Sequence[Arm]) -> Words:
     best = rivals[0]
+    subject = "It" if len(rivals) == 1 else "The best"
     timed = [arm for arm in rivals if arm.mean("seconds") > 0]
     words: Words = []
     if best in timed:
-        words = [_name(best), f" took {_said(best, 'seconds')}"]
+        words = [f"{subject} took {_said(best, 'seconds')}"]
         quickest = min(timed, key=lambda arm: arm.mean("seconds"))
         if quickest is not best:
             ratio = best.mean("seconds") / quickest.mean("seconds")
@@ -113,7 +114,7 @@ def _cost(rivals: Sequence[Arm]) -> Words:
             words += [", less than any other"]
     if math.isfinite(best.mean("method_bytes")):
         stored = _said(best, "method_bytes") if best.mean("method_bytes") else "nothing"
-        words += [", and stores " + stored] if words else [_name(best), " stores " + stored]
+        words += [", and stores " + stored] if words else [f"{subject} stores {stored}"]
     return [*words, ". "] if words else []
 
 
