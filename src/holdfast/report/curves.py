@@ -56,7 +56,7 @@ def stability(arm: Arm, experiences: int) -> Figure | None:
         mean, half = mean_and_half(100 * scores[:, since, j])
         drawn = thinned(mean, POINTS)
         colour = age_colour(j, experiences)
-        figure.add_traces(band(x[since][drawn], mean[drawn], half[drawn], colour))
+        figure.add_traces(band(x[since][drawn], mean[drawn], half[drawn], colour, 0.1))
         figure.add_trace(
             Scatter(
                 x=x[since][drawn].tolist(),

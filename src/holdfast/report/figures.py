@@ -68,10 +68,11 @@ def accuracy_over_experiences(comparison: Comparison) -> Figure:
     from plotly.graph_objects import Figure, Scatter
 
     figure = Figure()
+    opacity = 0.16 if len(comparison.arms) <= COLOURS else 0.06
     for arm in comparison.arms:
         mean, half = mean_and_half(100 * _seen_so_far(arm))
         x, style = np.arange(1, len(mean) + 1), look(arm)
-        figure.add_traces(band(x, mean, half, style.colour, arm))
+        figure.add_traces(band(x, mean, half, style.colour, opacity, arm))
         figure.add_trace(
             Scatter(
                 x=x.tolist(),
@@ -82,6 +83,8 @@ def accuracy_over_experiences(comparison: Comparison) -> Figure:
                 line={"color": f"var({style.colour})", "dash": style.dash, "width": 2.5},
                 marker={"symbol": style.symbol, "size": 8},
                 hovertemplate="%{y:.1f}%{customdata} %",
+                # A single experience has no line for a band to lie along.
+                error_y=_error(half[0]) if len(x) == 1 else {"visible": False},
                 meta={"arm": arm.place},
             )
         )
@@ -111,6 +114,8 @@ def accuracy_against_cost(comparison: Comparison, cost: str) -> Figure | None:
     """One point an arm, with the 95 % intervals of both; None if no arm has that cost."""
     from plotly.graph_objects import Figure, Scatter
 
+    # Seconds keep their unit: 0.2 s, not 200m.
+    ticks, hover = ("", ".3~g") if cost == "seconds" else ("~s", ".3~s")
     figure = Figure()
     for arm in comparison.arms:
         x, y = arm.mean(cost), 100 * arm.mean("average_accuracy")
@@ -125,16 +130,15 @@ def accuracy_against_cost(comparison: Comparison, cost: str) -> Figure | None:
                 name=_escaped(arm.label),
                 mode="markers",
                 marker={"color": f"var({style.colour})", "symbol": style.symbol, "size": 13},
-                error_x=_error(dx),
+                error_x=_error(dx, at_most=x),
                 error_y=_error(dy),
-                hovertemplate="%{x:.3s}, %{y:.1f}%{customdata} %",
+                hovertemplate=f"%{{x:{hover}}}, %{{y:.1f}}%{{customdata}} %",
                 meta={"arm": arm.place},
             )
         )
     if not figure.data:
         return None
-    prefixes = "" if cost == "seconds" else "~s"
-    figure.update_xaxes(title=COSTS[cost][1], rangemode="tozero", tickformat=prefixes)
+    figure.update_xaxes(title=COSTS[cost][1], rangemode="tozero", tickformat=ticks)
     figure.update_yaxes(title="final average accuracy (%)", range=[0, 102])
     return figure.update_layout(hovermode="closest", height=400)
 
@@ -195,6 +199,7 @@ def band(
     mean: NDArray[np.float64],
     half: NDArray[np.float64],
     colour: str,
+    opacity: float,
     arm: Arm | None = None,
 ) -> list[Scatter]:
     """The area of mean ± half as closed outlines, one for every stretch that has an interval.
@@ -221,7 +226,7 @@ def band(
             mode="lines",
             fill="toself",
             fillcolor=f"var({colour})",
-            opacity=0.16 if arm else 0.1,
+            opacity=opacity,
             line={"width": 0},
             hoverinfo="skip",
             meta={} if arm is None else {"arm": arm.place},
@@ -237,10 +242,12 @@ def plus_minus(half: NDArray[np.float64]) -> list[str]:
     return [f" ± {v:.1f}" if math.isfinite(v) else "" for v in half]
 
 
-def _error(half: float) -> dict[str, Any]:
+def _error(half: float, at_most: float = math.inf) -> dict[str, Any]:
+    """Bars of ± half, downwards at most so far: no cost is below nothing."""
     if not math.isfinite(half):
         return {"visible": False}
-    return {"array": [half], "thickness": 1.5, "width": 4}
+    down = min(half, at_most)
+    return {"array": [half], "arrayminus": [down], "symmetric": False, "thickness": 1.5, "width": 4}
 
 
 def _padded(experiences: int) -> list[float]:

@@ -95,7 +95,7 @@ def _section(
 ) -> dict[str, Any]:
     """What the template shows of one stream; its figures are added to `drawings`."""
     place = f"s{index}"
-    experiences = comparison.experiences
+    experiences, table = comparison.experiences, sheet([comparison])
 
     def draw(name: str, variants: Sequence[tuple[str, Figure | None]]) -> str | None:
         drawn = [{"name": n, **figures.as_json(f)} for n, f in variants if f is not None]
@@ -117,8 +117,9 @@ def _section(
         "arms": comparison.arms,
         "seeds": sorted({len(arm.runs) for arm in comparison.arms}),
         "summary": summarise(comparison),
-        "sheet": sheet([comparison]),
+        "sheet": table,
         "best": _best(comparison),
+        "dashes": any(not math.isfinite(c.mean) for _, _, row in table.rows for c in row),
         "lines": draw("lines", [("", figures.accuracy_over_experiences(comparison))]),
         "heatmaps": [(arm, draw(f"matrix-{arm.place}", found)) for arm, found in heatmaps],
         "heatmap_variants": list(dict.fromkeys(name for _, found in heatmaps for name, _ in found)),

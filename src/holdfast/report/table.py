@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from holdfast.report.comparison import Arm, Comparison, comparisons
 from holdfast.report.quantities import QUANTITIES, Cell, Quantity, heading
+from holdfast.report.summary import shortened
 from holdfast.store import Result
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 _TERMINAL = ("average_accuracy", "forgetting", "seconds", "peak_memory_bytes", "method_bytes")
 _TERMINAL_WIDTH = 80
+_NAME = 90
+"""Characters of a name shown in a terminal."""
 _GAP = 2
 """Spaces between columns in a terminal: one of padding, one where the box has its divider."""
 
@@ -179,8 +182,8 @@ def text_table(results: Sequence[Result]) -> rich.table.Table:
         if whole.several_streams and of != stream:
             stream = of
             table.add_section()
-            table.add_row(Text(printable(of), style="bold"))
-        table.add_row(Text(printable(arm.label)), *row)
+            table.add_row(Text(shortened(printable(of), _NAME), style="bold"))
+        table.add_row(Text(shortened(printable(arm.label), _NAME)), *row)
     return table
 
 
