@@ -146,7 +146,9 @@ def _scale(mean: float, kind: Kind) -> tuple[float, int, str]:
             size, prefix = size / 1000, prefix + 1
     unit = _PREFIXES[prefix] + {"seconds": "s", "bytes": "B", "operations": ""}[kind]
     whole = kind != "seconds" and prefix == 0
-    digits = 0 if whole or size == 0 else max(0, min(6, 2 - math.floor(math.log10(size))))
+    # The exponent after rounding, so that 999.7 is 1.00 k and not 1.000 k.
+    exponent = int(f"{size:.2e}".partition("e")[2])
+    digits = 0 if whole or size == 0 else max(0, min(6, 2 - exponent))
     return 1000.0**-prefix, digits, unit
 
 

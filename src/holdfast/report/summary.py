@@ -85,8 +85,8 @@ def _told_apart(rivals: Sequence[Arm]) -> Words:
         second = others[0]
         words += ["Its 95 % interval lies clear of all others; next is ", _name(second)]
         words += [f" with {_said(second, 'average_accuracy')}. "]
-    if unknown and len(unknown) == len(others):
-        words += ["With one seed there is no interval, so the difference may be chance. "]
+    if len(best.runs) == 1:
+        words += ["With one seed it has no interval, so the difference may be chance. "]
     elif unknown:
         words += ["Against ", *_list(unknown), " there is no interval to compare. "]
     return words
@@ -110,8 +110,8 @@ def _cost(rivals: Sequence[Arm]) -> Words:
         if quickest is not best:
             ratio = best.mean("seconds") / quickest.mean("seconds")
             words += [f", {ratio:.1f} times as long as ", _name(quickest)]
-        elif len(timed) > 1:
-            words += [", less than any other"]
+        elif all(arm.mean("seconds") > best.mean("seconds") for arm in timed if arm is not best):
+            words += [", less than any other"] if len(timed) > 1 else []
     if math.isfinite(best.mean("method_bytes")):
         stored = _said(best, "method_bytes") if best.mean("method_bytes") else "nothing"
         words += [", and stores " + stored] if words else [f"{subject} stores {stored}"]
