@@ -48,7 +48,7 @@ def _made(
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def made() -> Make:
     """From a method, a seed and a matrix to a result; everything else by name."""
     return _made
