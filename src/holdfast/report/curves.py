@@ -74,7 +74,7 @@ def stability(arm: Arm, experiences: int) -> Figure | None:
         hovermode="closest",
         shapes=[
             {"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper",
-             "layer": "below", "line": {"color": "var(--rule)", "width": 1, "dash": "dot"}}
+             "layer": "below", "line": {"color": "var(--soft)" if len(lines) < 20 else "var(--rule)", "width": 1, "dash": "dot"}}
             for at in lines
         ],
     )  # fmt: skip

@@ -91,7 +91,7 @@ def accuracy_over_experiences(comparison: Comparison) -> Figure:
     whole = {"dtick": 1} if comparison.experiences <= 20 else {}
     figure.update_xaxes(title="experiences learned", range=_padded(comparison.experiences), **whole)
     figure.update_yaxes(title="accuracy on test sets seen so far (%)", range=[0, 102])
-    return figure.update_layout(hovermode="x unified", height=400)
+    return figure.update_layout(hovermode="x unified", hoverdistance=-1, height=400)
 
 
 def matrices(arm: Arm) -> list[tuple[str, Figure]]:

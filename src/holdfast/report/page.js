@@ -66,6 +66,7 @@
         bgcolor: get("--panel"), bordercolor: get("--rule"), namelength: 30,
         font: { color: get("--ink") },
       },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: get("--soft"), activecolor: get("--accent") },
       showlegend: false,
       dragmode: fine && !square ? "zoom" : false,
     };
