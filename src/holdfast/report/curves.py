@@ -68,13 +68,14 @@ def stability(arm: Arm, experiences: int) -> Figure | None:
                 hovertemplate="step %{x}: %{y:.1f}%{customdata} %",
             )
         )
+    colour = "var(--soft)" if len(starts) <= 20 else "var(--rule)"
     lines = [start for experience, start in starts.items() if experience]
     figure.update_layout(
         height=260,
         hovermode="closest",
         shapes=[
             {"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper",
-             "layer": "below", "line": {"color": "var(--soft)" if len(lines) < 20 else "var(--rule)", "width": 1, "dash": "dot"}}
+             "layer": "below", "line": {"color": colour, "width": 1, "dash": "dot"}}
             for at in lines
         ],
     )  # fmt: skip

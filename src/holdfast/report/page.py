@@ -104,6 +104,9 @@ def _section(
         drawings[f"{place}-{name}"] = drawn
         return f"{place}-{name}"
 
+    groups: dict[str, list[str]] = {}
+    for quantity in table.quantities:
+        groups.setdefault(quantity.group, []).append(quantity.name)
     costs = [
         (figures.COSTS[cost][0], figures.accuracy_against_cost(comparison, cost))
         for cost in figures.COSTS
@@ -118,6 +121,7 @@ def _section(
         "seeds": sorted({len(arm.runs) for arm in comparison.arms}),
         "summary": summarise(comparison),
         "sheet": table,
+        "groups": groups,
         "best": _best(comparison),
         "dashes": any(not math.isfinite(c.mean) for _, _, row in table.rows for c in row),
         "lines": draw("lines", [("", figures.accuracy_over_experiences(comparison))]),
