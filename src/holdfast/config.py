@@ -72,34 +72,28 @@ class Config:
     stream: str
     method: str
     experiences: int | None = setting(
-        None, "Number of experiences (default: the stream's own).", least=1
+        None, "How many experiences (default: the stream's own).", least=1
     )
-    model: str | None = setting(
-        None, "mlp, cnn or resnet18, with arguments (default: by the inputs)."
-    )
+    model: str | None = setting(None, "mlp, cnn or resnet18 (default: by the inputs).")
     head: str = setting("full", "full, growing, cosine, multi or prototype.")
-    seed: int = setting(0, "Seed of the stream, the weights and all choices.", least=0, below=2**63)
+    seed: int = setting(0, "Seed of all random choices.", least=0, below=2**63)
     epochs: int = setting(1, "Passes over each experience.", least=1)
     batch_size: int = setting(32, "Examples from the stream a step.", least=1)
     lr: float = setting(0.1, "Learning rate.", above=0)
     optimizer: str = setting("sgd", "sgd, adam or adamw.", choices=("sgd", "adam", "adamw"))
     momentum: float = setting(0.0, "Momentum of SGD.", least=0, below=1)
     weight_decay: float = setting(0.0, "Weight decay.", least=0)
-    schedule: str = setting(
-        "constant", "Learning rate over an experience: constant, cosine or steps(0.5, factor=0.1)."
-    )
+    schedule: str = setting("constant", "constant, cosine or steps(0.5, factor=0.1).")
     optimizer_state: str = setting(
-        "reset", "reset or keep it between experiences.", choices=("reset", "keep")
+        "reset", "reset or keep, between experiences.", choices=("reset", "keep")
     )
     augment: str | None = setting(None, "Augmentation, such as crop(padding=4)+flip.")
-    evaluate_every: int | None = setting(
-        None, "Also score the test sets every so many steps.", least=1
-    )
-    evaluate_subset: int = setting(1000, "Examples a test set for --evaluate-every.", least=1)
+    evaluate_every: int | None = setting(None, "Score the test sets every so many steps.", least=1)
+    evaluate_subset: int = setting(1000, "Examples a test set for that.", least=1)
     checkpoint_every: int | None = setting(
-        None, "Steps between checkpoints, besides one an experience.", least=1
+        None, "Save every so many steps, besides after experiences.", least=1
     )
-    keep_checkpoints: int = setting(2, "How many of the newest checkpoints stay.", least=1)
+    keep_checkpoints: int = setting(2, "How many checkpoints stay.", least=1)
     device: str = setting("auto", "auto, cpu or cuda.", choices=("auto", "cpu", "cuda"))
 
     def __post_init__(self) -> None:
