@@ -198,7 +198,11 @@ class Store:
             raise UsageError(f"There are no results at {path}.")
         try:
             self.connection = sqlite3.connect(path, timeout=30, isolation_level=None)
-            self._open()
+            try:
+                self._open()
+            except BaseException:
+                self.connection.close()
+                raise
         except sqlite3.Error as error:
             raise UsageError(f"{path} cannot be used as a database of results: {error}.") from error
 

@@ -70,7 +70,7 @@ def compare(stream: StreamName, methods: MethodNames, given: Given) -> None:
     """Learn a stream with several methods and seeds, in parallel processes."""
     from holdfast.cli.running import run_many
 
-    run_many(stream, methods, given, ["compare", stream, *methods])
+    run_many(stream, methods, given, ["compare", stream, *methods], given)
 
 
 @app.command()

@@ -44,14 +44,17 @@ def run_one(stream: str, method: str, given: Given) -> None:
     with Store(out / RESULTS) as store:
         if (result.stream, result.method, result.seed) not in store.done():
             store.add(result)
-    _conclude(console, out, Comparison([result], []), given)
+    _conclude(console, out, config.stream, Comparison([result], []), given)
 
 
-def run_many(stream: str, methods: Sequence[str], given: Given, words: Sequence[str]) -> None:
+def run_many(
+    stream: str, methods: Sequence[str], given: Given, words: Sequence[str], typed: Given
+) -> None:
     """Do every method with every seed in parallel processes, and show what was kept.
 
     Args:
-        words: The command and its arguments, for the hint on how to go on.
+        words: The command and its arguments as they were typed, for the hint on how to go on.
+        typed: Its options; `given` may hold more, which the command adds by itself.
     """
     base = given.config(stream, methods[0])
     seeds = 1 if given["seeds"] is None else int(given["seeds"])
@@ -61,7 +64,7 @@ def run_many(stream: str, methods: Sequence[str], given: Given, words: Sequence[
     if given["resume"] and not (out / "compare.json").exists():
         raise UsageError(f"There is no comparison in {out} to resume.")
     cells = grid(base, methods, range(base.seed, base.seed + seeds))
-    again = given.command(*words, out=out, resume=True)
+    again = typed.command(*words, out=out, resume=True)
     console = Console()
     watch = CompareProgress(console)
     try:
@@ -70,7 +73,7 @@ def run_many(stream: str, methods: Sequence[str], given: Given, words: Sequence[
             comparison = compare(cells, out, jobs=given["jobs"], watcher=watch)
     except Stopped as error:
         raise Stopped(f"{error} To go on:\n  {again}") from error
-    _conclude(console, out, comparison, given)
+    _conclude(console, out, base.stream, comparison, given)
     if comparison.failures:
         count = len(comparison.failures)
         print(f"{count} of {len(cells)} runs failed:", file=sys.stderr)
@@ -104,9 +107,10 @@ def _check_names(cells: Sequence[Config]) -> None:
     build(cells[0])
 
 
-def _conclude(console: Console, out: Path, comparison: Comparison, given: Given) -> None:
+def _conclude(
+    console: Console, out: Path, stream: str, comparison: Comparison, given: Given
+) -> None:
     if given["json"] is not None:
-        stream = comparison.results[0].stream if comparison.results else ""
         document = to_json(stream, comparison.results, comparison.failures)
         write_atomically(given["json"], document.encode())
     if comparison.results:
