@@ -56,7 +56,9 @@ class Prototypes(Remembers):
         self.sums.zero_()
         self.counts.zero_()
 
-    def forward(self, features: Float[Tensor, "examples features"]) -> Float[Tensor, "examples classes"]:
+    def forward(
+        self, features: Float[Tensor, "examples features"]
+    ) -> Float[Tensor, "examples classes"]:
         """Negative squared distance to every mean; minus infinity for a class without examples."""
         if self.normalise:
             features = F.normalize(features)

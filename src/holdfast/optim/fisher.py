@@ -45,9 +45,7 @@ def fisher_diagonal(
     "Limitations of the empirical Fisher" (2019), for the difference between the kinds.
     """
     if labels not in get_args(Labels):
-        raise UsageError(
-            f"labels must be one of {', '.join(get_args(Labels))}; given: {labels!r}."
-        )
+        raise UsageError(f"labels must be one of {', '.join(get_args(Labels))}; given: {labels!r}.")
     generator = learner.generator
     if examples is not None and examples < len(table):
         order = torch.randperm(len(table), generator=generator, device=generator.device)

@@ -38,7 +38,9 @@ class Cumulative(Method):
     def begin(self, learner: Learner, experience: Experience) -> None:
         if not self.from_scratch:
             return
-        state = [(n, t) for n, t in learner.model.state_dict().items() if isinstance(t, torch.Tensor)]
+        state = [
+            (n, t) for n, t in learner.model.state_dict().items() if isinstance(t, torch.Tensor)
+        ]
         known = {name.replace("/", "."): tensor for name, tensor in self.initial.named_buffers()}
         for name, tensor in state:
             if name in known:  # rows that have just appeared are at their initial values already
