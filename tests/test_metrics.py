@@ -1,4 +1,4 @@
-"""Metrics agree with what is worked out by hand, and with loops written as the papers write sums."""
+"""Metrics agree with what is worked out by hand, and with the papers' sums as loops."""
 
 from __future__ import annotations
 
