@@ -116,7 +116,7 @@ def test_models_that_do_not_fit_are_refused(
 def test_sizes_that_make_no_model_are_refused(
     make_stream: Callable[..., Stream], spec: str
 ) -> None:
-    with pytest.raises(UsageError, match="of mlp must be at least [01]; given"):
+    with pytest.raises(UsageError, match=r"of mlp must be at least [01]; given"):
         build(spec, make_stream())
 
 
