@@ -82,6 +82,9 @@ class Method(Remembers):
 
     tags: ClassVar[Tags] = Tags("bound", "Plain training", "")
 
+    def __init__(self) -> None:  # without it a method's signature would be nn.Module's *args
+        super().__init__()
+
     def setup(self, learner: Learner) -> None: ...
 
     def expand(self, learner: Learner, experience: Experience) -> None: ...
