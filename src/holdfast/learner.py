@@ -233,7 +233,8 @@ class Learner:
         batch = incoming
         for mix in self._batch:
             batch = mix(self, batch)
-        outputs = self.forward(batch)
+        batch = self.augmented(batch)
+        outputs = self.objective.forward(self.model, batch)
         visible = outputs
         for mask in self._logits:
             visible = mask(self, batch, visible)
@@ -274,9 +275,13 @@ class Learner:
 
     def forward(self, batch: Batch) -> Tensor:
         """Outputs for training: inputs augmented, gradients kept."""
-        if self.augment is not None:
-            batch = {**batch, "x": self.augment(batch["x"])}
-        return self.objective.forward(self.model, batch)
+        return self.objective.forward(self.model, self.augmented(batch))
+
+    def augmented(self, batch: Batch) -> Batch:
+        """The batch with its inputs as training sees them."""
+        if self.augment is None:
+            return batch
+        return {**batch, "x": self.augment(batch["x"])}
 
     def predict(self, batch: Batch) -> Tensor:
         """Outputs for use: not augmented, corrected or replaced by the methods."""

@@ -22,7 +22,8 @@ alone (never on data, weights or chance), because it is replayed when a checkpoi
 must be repeatable from the method's own state.
 
 The first rows of a batch are always those that the stream brought, in order; they are also in
-`learner.incoming`, as they came. What other methods mix in comes after them.
+`learner.incoming`, as they came. What other methods mix in comes after them. `logits` and `loss`
+are given the batch that the model saw, augmented, so that a teacher can be shown the same.
 """
 
 from __future__ import annotations
