@@ -128,5 +128,6 @@ def test_a_subset_is_drawn_once_and_by_seed(make_stream: MakeStream) -> None:
 
 
 def test_a_record_survives_as_plain_values() -> None:
-    record = Record([0.1], [[0.2]], [[0.3]], [{"experience": 0, "step": 1, "scores": [0.4]}])
+    point = {"experience": 0, "step": 1, "scores": [0.4]}
+    record = Record(initial=[0.1], matrix=[[0.2]], task_matrix=[[0.3]], curve=[point])
     assert Record.from_dict(record.to_dict()) == record

@@ -102,6 +102,7 @@ def test_fit_takes_the_place_of_gradient_training(make_stream: MakeStream) -> No
 
         def fit(self, learner, table):  # type: ignore[no-untyped-def]
             self.rows.append(len(table))
+            return True
 
     stream = make_stream()
     before = build("mlp(width=8)", stream, seed=0).state_dict()
@@ -109,6 +110,16 @@ def test_fit_takes_the_place_of_gradient_training(make_stream: MakeStream) -> No
     assert Fit.rows == [24, 24, 24]
     assert learner.record.cost["steps"] == 0
     assert all(torch.equal(value, before[n]) for n, value in learner.model.state_dict().items())
+
+
+def test_fit_may_decline_and_leave_an_experience_to_gradient_training(
+    make_stream: MakeStream,
+) -> None:
+    class FitLater(Method):
+        def fit(self, learner, table):  # type: ignore[no-untyped-def]
+            return learner.index > 0
+
+    assert run(make_stream(), FitLater(), batch_size=1).record.steps == [24, 0, 0]
 
 
 def test_select_decides_what_is_trained_on(make_stream: MakeStream) -> None:

@@ -142,6 +142,8 @@ class Learner:
             raise UsageError("This learner has begun another stream; build a new learner.")
         with self._own_rng():
             if not self.record.initial:
+                self.record.scenario = stream.scenario
+                self.record.names = [experience.name for experience in stream]
                 self.record.initial = self.test_sets.score(self).plain
             while self.index < len(stream):
                 if self.batches is None:
@@ -259,6 +261,7 @@ class Learner:
         scores = self.test_sets.score(self)
         self.record.matrix.append(scores.plain)
         self.record.task_matrix.append(scores.task)
+        self.record.steps.append(self.step)
         self.record.cost = {
             "seconds": self.meter.seconds,
             "flops": self.meter.flops,

@@ -14,7 +14,7 @@ import math
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -125,7 +125,7 @@ class Result:
     @staticmethod
     def from_dict(stream: str, state: Mapping[str, Any]) -> Result:
         """The inverse of `to_dict`; metrics are computed anew."""
-        names = ("initial", "matrix", "task_matrix", "curve", "cost", "notes")
+        names = [field.name for field in fields(Record)]
         return Result(
             stream=stream,
             method=state["method"],

@@ -20,6 +20,7 @@ def _made(
     *,
     stream: str = "split-digits",
     task_matrix: Sequence[Sequence[float]] | None = None,
+    steps: Sequence[int] | None = None,
     curve: Sequence[dict[str, Any]] = (),
     cost: dict[str, float] | None = None,
     notes: Sequence[dict[str, Any]] = (),
@@ -28,6 +29,9 @@ def _made(
 ) -> Result:
     rows = [list(row) for row in matrix]
     record = Record(
+        scenario="class",
+        names=[f"part {place}" for place in range(len(rows))],
+        steps=list(steps or [10] * len(rows)),
         initial=[0.1] * len(rows),
         matrix=rows,
         task_matrix=[list(row) for row in task_matrix or rows],

@@ -88,10 +88,10 @@ def test_curves_follow_each_test_set_from_its_own_experience_on(made):
 def test_curves_average_only_over_steps_that_all_seeds_have(made):
     short = _curve((0, 5, 0.5, 0.0), (1, 5, 0.4, 0.6))
     longer = _curve((0, 5, 0.7, 0.0), (0, 10, 0.9, 0.0), (1, 5, 0.6, 0.6))
-    runs = [made(seed=0, curve=short), made(seed=1, curve=longer)]
+    runs = [made(seed=0, curve=short, steps=[5, 5]), made(seed=1, curve=longer)]
     figure = curves.stability(comparisons(runs)[0].arms[0], 2)
     line = _line(figure, "test set 1")
-    assert (list(line.x), list(line.y)) == ([5, 10], [60.0, 50.0])
+    assert (list(line.x), list(line.y)) == ([5, 15], [60.0, 50.0])
 
 
 def test_without_continual_evaluation_there_is_no_curve(made):

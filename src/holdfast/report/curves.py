@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,7 +45,7 @@ def stability(arm: Arm, experiences: int) -> Figure | None:
     when, scores = _common_curve(arm)
     if not when:
         return None
-    starts = _starts(when)
+    starts = _starts(arm)
     x = np.array([starts[experience] + step for experience, step in when])
     during = np.array([experience for experience, _ in when])
     figure = Figure()
@@ -95,13 +95,7 @@ def _common_curve(arm: Arm) -> tuple[list[tuple[int, int]], NDArray[np.float64]]
     return when, scores
 
 
-def _starts(when: Sequence[tuple[int, int]]) -> dict[int, int]:
-    """Where each experience begins on the axis of steps: after the last evaluation before it."""
-    lengths: dict[int, int] = {}
-    for experience, step in when:
-        lengths[experience] = max(step, lengths.get(experience, 0))
-    starts, total = {}, 0
-    for experience, length in sorted(lengths.items()):
-        starts[experience] = total
-        total += length
-    return starts
+def _starts(arm: Arm) -> dict[int, int]:
+    """Where each experience begins on the axis of steps, in the longest of the runs."""
+    lengths = [max(steps) for steps in zip(*(run.record.steps for run in arm.runs), strict=False)]
+    return dict(enumerate(accumulate([0, *lengths[:-1]])))

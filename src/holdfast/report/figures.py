@@ -97,17 +97,18 @@ def accuracy_over_experiences(comparison: Comparison) -> Figure:
 def matrices(arm: Arm) -> list[tuple[str, Figure]]:
     """The matrix of an arm as heatmaps, mean over seeds, with a name for each.
 
-    Two, class-incremental and task-incremental, where knowing the task makes a difference; else
-    one.
+    Two, the stream's own scenario and the task-incremental one, where knowing the task makes a
+    difference; else one.
     """
+    own = f"{arm.runs[0].record.scenario or 'class'}-incremental"
     plain = _mean_matrix([run.record.matrix for run in arm.runs])
     known = [run.record.task_matrix for run in arm.runs]
     if not all(len(matrix) == len(plain) for matrix in known):
-        return [("class-incremental", _heatmap(plain))]
+        return [(own, _heatmap(plain))]
     task = _mean_matrix(known)
     if np.array_equal(plain, task, equal_nan=True):
-        return [("class-incremental", _heatmap(plain))]
-    return [("class-incremental", _heatmap(plain)), ("task-incremental", _heatmap(task))]
+        return [(own, _heatmap(plain))]
+    return [(own, _heatmap(plain)), ("task-incremental", _heatmap(task))]
 
 
 def accuracy_against_cost(comparison: Comparison, cost: str) -> Figure | None:
