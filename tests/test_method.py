@@ -102,6 +102,7 @@ def test_fit_takes_the_place_of_gradient_training(make_stream: MakeStream) -> No
 
         def fit(self, learner, table):  # type: ignore[no-untyped-def]
             self.rows.append(len(table))
+            return True
 
     stream = make_stream()
     before = build("mlp(width=8)", stream, seed=0).state_dict()
@@ -109,6 +110,14 @@ def test_fit_takes_the_place_of_gradient_training(make_stream: MakeStream) -> No
     assert Fit.rows == [24, 24, 24]
     assert learner.record.cost["steps"] == 0
     assert all(torch.equal(value, before[n]) for n, value in learner.model.state_dict().items())
+
+
+def test_a_fit_that_declines_leaves_gradient_training_to_the_loop(make_stream: MakeStream) -> None:
+    class Declines(Method):
+        def fit(self, learner, table):  # type: ignore[no-untyped-def]
+            return learner.index == 1
+
+    assert run(make_stream(), Declines(), batch_size=8).record.cost["steps"] == 2 * 3
 
 
 def test_select_decides_what_is_trained_on(make_stream: MakeStream) -> None:
