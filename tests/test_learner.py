@@ -384,6 +384,12 @@ def test_frozen_parameters_are_not_trained(make_stream: MakeStream) -> None:
     assert changed == ["head.weight", "head.bias"]
 
 
+def test_a_model_with_nothing_to_train_is_refused(make_stream: MakeStream) -> None:
+    model = build("mlp(width=8)", make_stream()).requires_grad_(False)
+    with pytest.raises(UsageError, match="Classifier has no trainable parameters"):
+        Learner(model).learn(make_stream())
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

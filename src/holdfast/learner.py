@@ -169,7 +169,8 @@ class Learner:
             task_known=stream.scenario == "task",
         )
         self.test_sets = TestSets(stream)
-        self.probe_sets = TestSets(stream, subset=self.evaluate_subset, seed=self.seed)
+        if self.evaluate_every:
+            self.probe_sets = TestSets(stream, subset=self.evaluate_subset, seed=self.seed)
         reset_peak_memory(self.device)
         for part in self.method.parts():
             part.setup(self)
