@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from holdfast import streams
 from holdfast.data import Table
 from holdfast.errors import DataError
 from holdfast.stream import Experience, Stream
@@ -82,3 +83,9 @@ def test_inputs_that_are_not_finite_are_refused_naming_the_first_row(bad):
 def test_labels_out_of_range_are_refused_saying_what_is_accepted(label, shown):
     with pytest.raises(DataError, match=rf"lie in {shown}; accepted: 0\.\.1"):
         with_training(table(0, 1, label)).validated()
+
+
+def test_ids_number_the_training_examples_of_the_whole_stream() -> None:
+    stream = streams.build("split-digits(limit=30)").with_ids()
+    ids = torch.cat([experience.train["id"] for experience in stream])
+    assert ids.tolist() == list(range(150))

@@ -1,4 +1,8 @@
-"""Augmentation: random changes to whole batches of images, on the device they are on."""
+"""Augmentation: random changes to whole batches of images, on the device they are on.
+
+Written with gathers instead of a library's modules, because those read their draws back to the
+host, which waits for the device at every step, and change bytes into floats and back.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,9 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from holdfast.errors import DataError, UsageError, unknown
 from holdfast.spec import bind, parse
@@ -14,58 +20,52 @@ from holdfast.spec import bind, parse
 Transform = Callable[[Tensor], Tensor]
 
 
-def crop(padding: int = 4) -> Callable[[Tensor], nn.Module]:
+def crop(padding: int = 4) -> Transform:
     """Each image moved by up to `padding` pixels either way, zeros beyond its edge."""
     if padding < 1:
         raise UsageError(f"padding of augmentation 'crop' must be at least 1; given: {padding}.")
 
-    def fitted(x: Tensor) -> nn.Module:
-        from kornia.augmentation import RandomCrop
+    def moved(x: Tensor) -> Tensor:
+        examples, _, height, width = x.shape
+        down, right = torch.randint(2 * padding + 1, (2, examples, 1), device=x.device)
+        rows = down + torch.arange(height, device=x.device)
+        columns = right + torch.arange(width, device=x.device)
+        padded = F.pad(x, (padding,) * 4)
+        each = torch.arange(examples, device=x.device)[:, None, None]
+        # Indices around a slice put their own dimensions first.
+        return padded[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
-        # "slice" copies pixels; kornia's other mode interpolates and would blur them.
-        made: nn.Module = RandomCrop(tuple(x.shape[2:]), padding=padding, cropping_mode="slice")
-        return made
-
-    return fitted
+    return moved
 
 
-def flip(p: float = 0.5) -> Callable[[Tensor], nn.Module]:
+def flip(p: float = 0.5) -> Transform:
     """Each image mirrored left to right with probability `p`."""
     if not 0 <= p <= 1:
         raise UsageError(f"p of augmentation 'flip' must be from 0 to 1; given: {p}.")
 
-    def fitted(x: Tensor) -> nn.Module:
-        from kornia.augmentation import RandomHorizontalFlip
+    def mirrored(x: Tensor) -> Tensor:
+        turned = torch.rand(len(x), 1, 1, 1, device=x.device) < p
+        return torch.where(turned, x.flip(-1), x)
 
-        made: nn.Module = RandomHorizontalFlip(p=p)
-        return made
-
-    return fitted
+    return mirrored
 
 
-AUGMENTATIONS: dict[str, Callable[..., Callable[[Tensor], nn.Module]]] = {
-    "crop": crop,
-    "flip": flip,
-}
+AUGMENTATIONS: dict[str, Callable[..., Transform]] = {"crop": crop, "flip": flip}
 
 
 class Augmentation:
     """Augmentations in order, each example with draws of its own.
 
-    Draws come from PyTorch's global generator, which during training is the learner's. Images of
-    bytes come back as bytes.
+    Draws come from PyTorch's global generator, which during training is the learner's.
 
     Args:
-        steps: From a batch to the kornia module that changes batches of its shape.
+        steps: From a batch of images to a changed one.
         mirrors: Whether one of them mirrors images, so that features of a mirror image mean
             something (`icarl` averages them then).
     """
 
-    def __init__(
-        self, steps: Sequence[Callable[[Tensor], nn.Module]], mirrors: bool = False
-    ) -> None:
+    def __init__(self, steps: Sequence[Transform], mirrors: bool = False) -> None:
         self.steps, self.mirrors = steps, mirrors
-        self._fitted: dict[tuple[int, ...], list[nn.Module]] = {}
 
     def __call__(self, x: Tensor) -> Tensor:
         """Augmented images of the same shape, type and device.
@@ -78,13 +78,9 @@ class Augmentation:
                 "Only images (channels, height, width) can be augmented; the inputs have shape "
                 f"{tuple(x.shape[1:])}."
             )
-        shape = tuple(x.shape[1:])
-        if shape not in self._fitted:
-            self._fitted[shape] = [step(x) for step in self.steps]
-        images = x if x.is_floating_point() else x.float()
-        for module in self._fitted[shape]:
-            images = module(images)
-        return images.to(x.dtype)
+        for step in self.steps:
+            x = step(x)
+        return x.contiguous()
 
 
 def build(text: str) -> Transform:
@@ -97,18 +93,17 @@ def build(text: str) -> Transform:
         UsageError: If a name or an argument does not exist or is out of range.
 
     Example:
-        >>> import torch
         >>> images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
         >>> build("crop(padding=4)+flip")(images).dtype
         torch.uint8
     """
-    steps = []
-    for spec in parse(text):
+    steps, specs = [], parse(text)
+    for spec in specs:
         if spec.name not in AUGMENTATIONS:
             raise unknown("augmentation", spec.name, AUGMENTATIONS)
         make = AUGMENTATIONS[spec.name]
         steps.append(make(**bind(spec, make, "augmentation")))
-    return Augmentation(steps, mirrors=any(spec.name == "flip" for spec in parse(text)))
+    return Augmentation(steps, mirrors=any(spec.name == "flip" for spec in specs))
 
 
 def entries() -> dict[str, dict[str, Any]]:

@@ -46,11 +46,11 @@ class Config:
         model: Spec of the model; None: by the stream's inputs (`holdfast.run.default_model`).
         head: `full`, `growing`, `cosine`, `multi` or `prototype`.
         seed: Of the stream, the initial weights and all random choices.
-        epochs: Passes over each experience.
+        epochs: Passes over each experience; None: 5, or 1 on an online stream.
         batch_size: Examples that the stream brings a step.
         lr: Learning rate.
         optimizer: `sgd`, `adam` or `adamw`.
-        momentum: Of SGD.
+        momentum: Of SGD; None: 0.9.
         weight_decay: Of the optimizer.
         schedule: `constant`, `cosine` or `steps(0.5, factor=0.1)`, within an experience.
         optimizer_state: `reset` or `keep` the optimizer's state between experiences.
@@ -77,11 +77,13 @@ class Config:
     model: str | None = setting(None, "mlp, cnn or resnet18 (default: by the inputs).")
     head: str = setting("full", "full, growing, cosine, multi or prototype.")
     seed: int = setting(0, "Seed of all random choices.", least=0, below=2**63)
-    epochs: int = setting(1, "Passes over each experience.", least=1)
+    epochs: int | None = setting(
+        None, "Passes over each experience (default: 5; 1 if online).", least=1
+    )
     batch_size: int = setting(32, "Examples from the stream a step.", least=1)
-    lr: float = setting(0.1, "Learning rate.", above=0)
+    lr: float = setting(0.01, "Learning rate.", above=0)
     optimizer: str = setting("sgd", "sgd, adam or adamw.", choices=("sgd", "adam", "adamw"))
-    momentum: float = setting(0.0, "Momentum of SGD.", least=0, below=1)
+    momentum: float | None = setting(None, "Momentum of SGD (default: 0.9).", least=0, below=1)
     weight_decay: float = setting(0.0, "Weight decay.", least=0)
     schedule: str = setting("constant", "constant, cosine or steps(0.5, factor=0.1).")
     optimizer_state: str = setting(
@@ -99,7 +101,7 @@ class Config:
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             object.__setattr__(self, name, checked(name, value))
-        if self.momentum and self.optimizer != "sgd":
+        if self.momentum is not None and self.optimizer != "sgd":
             raise UsageError(
                 f"momentum belongs to sgd; {self.optimizer} has its own. "
                 f"Given: momentum {self.momentum} with {self.optimizer}."

@@ -28,7 +28,7 @@ LOSSES_HELD = 50
 
 
 MakeOptimizer = Callable[[list[nn.Parameter]], Optimizer]
-PLAIN_SGD: MakeOptimizer = partial(torch.optim.SGD, lr=0.1)
+SGD: MakeOptimizer = partial(torch.optim.SGD, lr=0.01, momentum=0.9)
 
 
 class Observer:
@@ -46,7 +46,7 @@ class Learner:
         model: Any module from inputs to class logits; methods that need features or a head ask for
             a `holdfast.models.Classifier`.
         method: What keeps the model from forgetting; a `chain` for several. None: plain training.
-        optimizer: From a list of parameters to an optimizer.
+        optimizer: From a list of parameters to an optimizer; by default SGD at 0.01, momentum 0.9.
         objective: What is asked of the model; None: classification as the stream describes it.
         epochs: Passes over each experience.
         batch_size: Examples the stream brings a step.
@@ -77,7 +77,7 @@ class Learner:
         model: nn.Module,
         method: Method | None = None,
         *,
-        optimizer: MakeOptimizer = PLAIN_SGD,
+        optimizer: MakeOptimizer = SGD,
         objective: Objective | None = None,
         epochs: int = 1,
         batch_size: int = 32,

@@ -111,9 +111,8 @@ def build(config: Config) -> tuple[Learner, Stream]:
     schedule = schedules.build(config.schedule)
     altered = augment.build(config.augment) if config.augment is not None else None
     stream = streams.build(config.stream, seed=config.seed, experiences=config.experiences)
-    model = models.build(
-        config.model or default_model(stream), stream, head=config.head, seed=config.seed
-    )
+    config = resolved(config, stream)
+    model = models.build(str(config.model), stream, head=config.head, seed=config.seed)
     options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.optimizer == "sgd":
         options["momentum"] = config.momentum
@@ -121,7 +120,7 @@ def build(config: Config) -> tuple[Learner, Stream]:
         model,
         method,
         optimizer=partial(_OPTIMIZERS[config.optimizer], **options),
-        epochs=config.epochs,
+        epochs=config.epochs or 1,
         batch_size=config.batch_size,
         optimizer_state="keep" if config.optimizer_state == "keep" else "reset",
         schedule=schedule,
@@ -132,6 +131,16 @@ def build(config: Config) -> tuple[Learner, Stream]:
         device=device(config.device),
     )
     return learner, stream
+
+
+def resolved(config: Config, stream: Stream) -> Config:
+    """The configuration with what it leaves open settled as the stream suggests."""
+    return replace(
+        config,
+        model=config.model or default_model(stream),
+        epochs=config.epochs or (1 if stream.online else 5),
+        momentum=0.9 if config.momentum is None and config.optimizer == "sgd" else config.momentum,
+    )
 
 
 def default_model(stream: Stream) -> str:
@@ -323,13 +332,12 @@ def _check_folder(folder: Path, config: Config, resume: bool) -> bool:
 
 
 def _result(config: Config, learner: Learner, stream: Stream) -> Result:
-    full = replace(config, model=config.model or default_model(stream))
     return Result(
         stream=config.stream,
         method=config.method,
         seed=config.seed,
         record=learner.record,
-        config=asdict(full),
+        config=asdict(resolved(config, stream)),
         environment=environment(learner.device),
     )
 

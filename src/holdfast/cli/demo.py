@@ -11,7 +11,8 @@ SETTINGS = {
     "model": "mlp",
     "epochs": 10,
     "batch_size": 32,
-    "lr": 0.05,
+    "lr": 0.01,
+    "momentum": 0.9,
     "evaluate_every": 10,
     "seeds": 3,
 }
