@@ -33,7 +33,8 @@ def test_predictions_are_those_of_nearest_centroid_on_all_data_in_any_order(
         x, test = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (x, test))
         means = np.stack([x[y == label].mean(0) for label in range(6)])
         means /= np.linalg.norm(means, axis=1, keepdims=True)
-        x, y = np.repeat(means, 2, 0), np.repeat(range(6), 2)
+        noise = np.random.default_rng(0).normal(0, 0.01, means.shape)
+        x, y = np.concatenate([means - noise, means + noise]), [*range(6)] * 2
     nearest = NearestCentroid().fit(x, y)
     with torch.no_grad():
         logits = learner.predict({"x": torch.cat([e.test["x"] for e in learner.stream])})
