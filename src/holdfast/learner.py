@@ -191,6 +191,8 @@ class Learner:
         before = self.stream.seen_until(experience.index - 1) if experience.index else ()
         self.seen: tuple[int, ...] = before
         self.new: tuple[int, ...] = tuple(c for c in experience.classes if c not in set(before))
+        present = set(experience.classes)
+        self.absent: tuple[int, ...] = tuple(c for c in before if c not in present)
         self.known: int = max((*before, *experience.classes)) + 1
         self.old_logits = torch.tensor(before, dtype=torch.long, device=self.device)
         grow = getattr(getattr(self.model, "head", None), "grow", None)

@@ -47,6 +47,7 @@ class Cumulative(Method):
                 old_part = tuple(slice(length) for length in known[name].shape)
                 tensor[old_part] = known[name]
         self.initial.put(state)
+        learner.optimizer.state.clear()  # momentum is of the weights that were given up
 
     def select(self, learner: Learner, table: Table) -> Table:
         assert learner.stream is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from holdfast.data import Batch, Table
 from holdfast.errors import UsageError
@@ -13,11 +13,12 @@ from holdfast.losses import distillation
 from holdfast.memory.buffer import Buffer
 from holdfast.memory.herding import keep_herded
 from holdfast.method import Method, Tags
+from holdfast.models.heads import CosineHead
 from holdfast.models.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from holdfast.learner import Learner
-    from holdfast.stream import Experience
+    from holdfast.stream import Experience, Stream
 
 Alignment = Literal["mean_norm", "unit_norm", "none"]
 
@@ -43,15 +44,16 @@ def align_new_rows(
         only_shrink: Leave rows alone that would be lengthened (not in the paper).
 
     Returns:
-        gamma, the mean old norm over the mean new norm.
+        gamma, the mean old norm over the mean new norm; 1 if all new rows are zero.
 
     Source: Zhao et al., "Maintaining discrimination and fairness in class incremental learning"
     (2020).
     """
     norms = weight.norm(dim=1)
-    gamma = float(norms[old].mean() / norms[new].mean())
+    old_norm, new_norm = float(norms[old].mean()), float(norms[new].mean())
+    gamma = old_norm / new_norm if new_norm > 0 else 1.0
     if how == "unit_norm":
-        weight.div_(norms.clamp(min=1e-12)[:, None])
+        weight[old + new] /= norms[old + new].clamp(min=1e-12)[:, None]
     elif how == "mean_norm" and not (only_shrink and gamma * factor > 1):
         weight[new] *= gamma * factor
     return gamma
@@ -65,7 +67,7 @@ class WA(Method):
 
     after every experience but the first, on weights that were held non-negative while training so
     that longer rows mean larger logits (for features that are not negative). The old network of
-    the distillation is the aligned one.
+    the distillation is the aligned one. Classes that return do not count as old in lambda.
 
     Alone, it learns without exemplars; with `exemplars` it is the paper's method; after a replay
     method, as in `er(capacity=200)+wa`, that method's memory takes the exemplars' place; and with
@@ -108,6 +110,11 @@ class WA(Method):
         self.clip_weights, self.align, self.only_shrink = clip_weights, align, only_shrink
         self.buffer = Buffer(exemplars, "herding") if exemplars else None
 
+    def refusal(self, stream: Stream, model: nn.Module) -> str | None:
+        if isinstance(getattr(model, "head", None), CosineHead):
+            return "WA rescales the rows of a linear head; a cosine head is blind to their length."
+        return super().refusal(stream, model)
+
     def setup(self, learner: Learner) -> None:
         self.teacher = Snapshot(lambda: learner.model)
 
@@ -116,9 +123,9 @@ class WA(Method):
         return Table.concat([table.to(learner.device), remembered]) if remembered else table
 
     def loss(self, learner: Learner, batch: Batch, outputs: Tensor, loss: Tensor) -> Tensor:
-        if not (self.distil and self.teacher.taken and learner.seen):
+        if not (self.distil and self.teacher.taken and learner.absent):
             return loss
-        share = len(learner.seen) / (len(learner.seen) + len(learner.new))
+        share = len(learner.absent) / (len(learner.seen) + len(learner.new))
         old = learner.old_logits
         teacher = self.teacher.outputs(learner.objective.forward, batch)
         kept = distillation(outputs[:, old], teacher[:, old], self.temperature).mean()

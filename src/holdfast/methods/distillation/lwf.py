@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from holdfast.data import Batch
 from holdfast.losses import distillation
@@ -14,7 +14,7 @@ from holdfast.models.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from holdfast.learner import Learner
-    from holdfast.stream import Experience
+    from holdfast.stream import Experience, Stream
 
 
 class LwF(Method):
@@ -23,15 +23,15 @@ class LwF(Method):
         loss = CE over the new classes + alpha T^2 KD(f_old(x)/T, f(x)/T) over the old ones
 
     with f_old the network before this experience. In the task-incremental scenario every old task
-    is distilled by its own softmax; where classes return or stay (domain-incremental) all logits
-    count in both terms.
+    is distilled by its own softmax. Classes that return count in both terms, so that where classes
+    stay (domain-incremental) all do.
 
     Args:
         alpha: Weight of the distillation.
         temperature: T.
         warmup_epochs: Epochs at the start of an experience that train the head's new rows only.
-        new_classes_only: Whether the stream's examples compete among the new classes only; if not,
-            among all.
+        new_classes_only: Whether the stream's examples compete among the classes of their
+            experience, and those still to come if the head has them; if not, among all.
 
     Differs from the paper: `warmup_epochs` is 0 by default, as in most public code; the paper
     trains the new head to convergence first.
@@ -56,14 +56,22 @@ class LwF(Method):
         self.alpha, self.temperature = alpha, temperature
         self.warmup_epochs, self.new_classes_only = warmup_epochs, new_classes_only
 
+    def refusal(self, stream: Stream, model: nn.Module) -> str | None:
+        if self.warmup_epochs and not hasattr(getattr(model, "head", None), "weight"):
+            return (
+                "LwF's warm-up trains the new rows of a linear head, and the head of "
+                f"{type(model).__name__} has no `weight`: set warmup_epochs=0."
+            )
+        return super().refusal(stream, model)
+
     def setup(self, learner: Learner) -> None:
         self.teacher = Snapshot(lambda: learner.model)
 
     def logits(self, learner: Learner, batch: Batch, outputs: Tensor) -> Tensor:
-        if not (self.new_classes_only and learner.seen and learner.new):
+        if not (self.new_classes_only and learner.absent):
             return outputs
         masked = outputs.clone()
-        masked[: learner.stream_rows, learner.old_logits] = -torch.inf
+        masked[: learner.stream_rows, list(learner.absent)] = -torch.inf
         return masked
 
     def loss(self, learner: Learner, batch: Batch, outputs: Tensor, loss: Tensor) -> Tensor:
@@ -86,19 +94,29 @@ class LwF(Method):
     def gradients(self, learner: Learner) -> None:
         if not self.warming(learner):
             return
-        head = learner.model.head
-        trained = {id(parameter) for parameter in head.parameters()}
+        rows, new = self.rows(learner), list(learner.new)
+        trained = {id(parameter) for parameter in rows}
         for parameter in learner.parameters:
             if id(parameter) not in trained:
                 parameter.grad = None  # the optimizer passes it over
-        self.old_rows = [p.detach()[learner.old_logits] for p in head.parameters()]
+            elif parameter.grad is not None:  # what momentum keeps must be the new rows' alone
+                only_new = torch.zeros_like(parameter.grad)
+                only_new[new] = parameter.grad[new]
+                parameter.grad = only_new
+        self.before = [parameter.detach().clone() for parameter in rows]
 
     def step(self, learner: Learner) -> None:
-        if self.warming(learner):
-            parameters = learner.model.head.parameters()
-            for parameter, rows in zip(parameters, self.old_rows, strict=True):
-                parameter.data[learner.old_logits] = rows
-            del self.old_rows
+        if self.warming(learner):  # weight decay and old momentum move rows without a gradient
+            new = list(learner.new)
+            for parameter, before in zip(self.rows(learner), self.before, strict=True):
+                before[new] = parameter.detach()[new]
+                parameter.data.copy_(before)
+            del self.before
+
+    def rows(self, learner: Learner) -> list[Tensor]:
+        """The head's parameters that have a row for every class."""
+        head = learner.model.head
+        return [p for p in head.parameters() if p.dim() and len(p) == len(head.weight)]
 
     def warming(self, learner: Learner) -> bool:
         return bool(learner.seen and learner.new) and learner.epoch < self.warmup_epochs

@@ -27,7 +27,7 @@ class ICaRL(Method):
     With g_c = sigmoid(f_c) and q the outputs of the network before this experience, the loss of
     an example is the binary cross-entropy, summed over the classes so far, of g against
 
-        q_c(x) for old classes c,   [c = y] for new ones.
+        q_c(x) for old classes c,   [c = y] for new ones and those that return.
 
     Exemplars are herded: prefixes of their order approximate the class mean in feature space, so
     a class gives exemplars up from the tail when others arrive. Prediction is the class whose
@@ -79,7 +79,8 @@ class ICaRL(Method):
         targets = F.one_hot(batch["y"], learner.known).to(outputs.dtype)
         if self.teacher.taken:
             old = self.teacher.outputs(learner.objective.forward, batch).sigmoid()
-            targets[:, learner.old_logits] = old[:, learner.old_logits]
+            absent = list(learner.absent)
+            targets[:, absent] = old[:, absent]
         return binary_cross_entropy(outputs[:, : learner.known], targets).mean()
 
     def end(self, learner: Learner, experience: Experience) -> None:

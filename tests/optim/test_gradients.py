@@ -1,0 +1,37 @@
+"""Views and projections of gradients."""
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from holdfast.optim.gradients import flat, shaped, without_conflict
+
+vectors = arrays(np.float64, 5, elements=st.floats(-10, 10).map(lambda v: round(v, 3)))
+
+
+def test_shaped_undoes_flat():
+    tensors = [torch.arange(6.0).view(2, 3), torch.tensor(7.0), torch.arange(8.0, 10.0)]
+    vector = flat(tensors)
+    assert vector.tolist() == [0, 1, 2, 3, 4, 5, 7, 8, 9]
+    back = shaped(vector, tensors)
+    assert all(torch.equal(a, b) for a, b in zip(back, tensors, strict=True))
+
+
+@settings(deadline=None)
+@given(vectors, vectors)
+def test_without_conflict_is_the_formula_and_never_points_against_the_reference(g, r):
+    found = without_conflict(torch.from_numpy(g), torch.from_numpy(r)).numpy()
+    if g @ r >= 0:
+        assert np.array_equal(found, g)
+        return
+    np.testing.assert_allclose(found, g - (g @ r) / (r @ r) * r, atol=1e-9)
+    assert abs(found @ r) <= 1e-9 * (1 + np.linalg.norm(g) * np.linalg.norm(r))
+    # It is the nearest such vector: what was taken away lies along the reference.
+    assert np.linalg.norm(found) <= np.linalg.norm(g) + 1e-9
+
+
+def test_a_reference_of_zero_leaves_the_gradient_alone():
+    g = torch.tensor([1.0, -2.0])
+    assert torch.equal(without_conflict(g, torch.zeros(2)), g)

@@ -1,0 +1,95 @@
+"""Loss terms that methods share."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from holdfast.losses import (
+    binary_cross_entropy,
+    distillation,
+    output_distance,
+    quadratic_penalty,
+)
+
+
+def draws(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
+def test_distillation_is_the_cross_entropy_of_softened_probabilities(temperature):
+    outputs, targets = draws(4, 3), draws(4, 3, seed=1)
+    found = distillation(outputs, targets, temperature)
+    for i in range(4):
+        q = np.exp(targets[i].numpy() / temperature)
+        p = np.exp(outputs[i].numpy() / temperature)
+        expected = -(q / q.sum() * np.log(p / p.sum())).sum()
+        assert float(found[i]) == pytest.approx(expected)
+
+
+def test_the_gradient_of_distillation_is_that_of_the_kullback_leibler_divergence():
+    outputs, targets = draws(4, 3).requires_grad_(), draws(4, 3, seed=1)
+    (found,) = torch.autograd.grad(distillation(outputs, targets, 2.0).sum(), outputs)
+    p, q = (outputs / 2).softmax(1), (targets / 2).softmax(1)
+    torch.testing.assert_close(found, ((p - q) / 2).detach())
+
+
+def test_distillation_of_equal_logits_has_no_gradient():
+    outputs = draws(4, 3).requires_grad_()
+    (found,) = torch.autograd.grad(distillation(outputs, outputs.detach()).sum(), outputs)
+    torch.testing.assert_close(found, torch.zeros_like(found))
+
+
+def test_output_distance_is_the_mean_over_known_entries():
+    stored = torch.tensor([[1.0, 2.0, torch.nan], [0.0, torch.nan, torch.nan]])
+    outputs = torch.tensor([[2.0, 4.0, 9.0, 9.0], [3.0, 9.0, 9.0, 9.0]], requires_grad=True)
+    distance = output_distance(outputs, stored)
+    assert float(distance.detach()) == pytest.approx((1 + 4 + 9) / 3)
+    (g,) = torch.autograd.grad(distance, outputs)
+    expected = torch.tensor([[1.0, 2.0, 0.0, 0.0], [3.0, 0.0, 0.0, 0.0]]) * 2 / 3
+    torch.testing.assert_close(g, expected)
+
+
+def test_output_distance_without_gaps_is_the_mean_squared_error():
+    outputs, stored = draws(5, 3), draws(5, 3, seed=1)
+    torch.testing.assert_close(output_distance(outputs, stored), F.mse_loss(outputs, stored))
+
+
+def test_binary_cross_entropy_is_summed_over_classes_for_every_example():
+    found = binary_cross_entropy(torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, 0.25]]))
+    g = 1 / (1 + math.exp(-2))
+    expected = math.log(2) - 0.25 * math.log(g) - 0.75 * math.log(1 - g)
+    assert found.tolist() == [pytest.approx(expected)]
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_the_quadratic_penalty_and_its_gradient_are_those_written_out(weighted):
+    shapes = [(3, 2), (4,), ()]
+    parameters = [draws(*s, seed=k).requires_grad_() for k, s in enumerate(shapes)]
+    anchors = [draws(*s, seed=10 + k) for k, s in enumerate(shapes)]
+    weights = [draws(*s, seed=20 + k).square() for k, s in enumerate(shapes)]
+    importances = weights if weighted else None
+    written = sum(
+        0.5 * ((w if weighted else 1) * (p - a) ** 2).sum()
+        for p, a, w in zip(parameters, anchors, weights, strict=True)
+    )
+    found = quadratic_penalty(parameters, anchors, importances)
+    torch.testing.assert_close(found, written)
+    for a, b in zip(
+        torch.autograd.grad(3 * found, parameters),
+        torch.autograd.grad(3 * written, parameters),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_the_quadratic_penalty_passes_torchs_own_gradient_check():
+    anchor, importance = draws(4, seed=1), draws(4, seed=2).square()
+
+    def penalty(p):
+        return quadratic_penalty([p], [anchor], [importance])
+
+    assert torch.autograd.gradcheck(penalty, (draws(4).requires_grad_(),))
