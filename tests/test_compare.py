@@ -19,7 +19,7 @@ from holdfast.errors import RunError, UsageError
 from holdfast.run import Stopped, run
 from holdfast.store import Failure, Result, Store
 
-BASE = Config("split-digits", "er", model="mlp(width=16)", batch_size=128)
+BASE = Config("split-digits", "er", model="mlp(width=16)", epochs=1, batch_size=128)
 LONG = replace(BASE, epochs=100, checkpoint_every=20)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from holdfast.cost import Meter, peak_memory, reset_peak_memory, stored_bytes
-from holdfast.data import Batch, Batches, Table, size
+from holdfast.data import Batch, Batches, Table, columns, size
 from holdfast.errors import Diverged, UsageError
 from holdfast.evaluation import Record, TestSets, undisturbed
 from holdfast.method import Method, refuse_unfit
@@ -189,12 +189,12 @@ class Learner:
         self.experience, self.index = experience, experience.index
         assert self.stream is not None
         before = self.stream.seen_until(experience.index - 1) if experience.index else ()
+        past, present = set(before), set(experience.classes)
         self.seen: tuple[int, ...] = before
-        self.new: tuple[int, ...] = tuple(c for c in experience.classes if c not in set(before))
-        present = set(experience.classes)
+        self.new: tuple[int, ...] = tuple(c for c in experience.classes if c not in past)
         self.absent: tuple[int, ...] = tuple(c for c in before if c not in present)
         self.known: int = max((*before, *experience.classes)) + 1
-        self.old_logits = torch.tensor(before, dtype=torch.long, device=self.device)
+        self.old_logits, self.absent_logits = columns(self.seen), columns(self.absent)
         grow = getattr(getattr(self.model, "head", None), "grow", None)
         if grow is not None:
             grow(self.known)
