@@ -44,7 +44,7 @@ def kept(result: Result | dict[str, Any]) -> dict[str, Any]:
 
 
 def last_state(folder: Path) -> dict[str, Any]:
-    """All tensors of the last checkpoint, bit for bit: weights, memories, moments, random states."""
+    """All tensors of the last checkpoint, bit by bit: weights, memories, moments, chance."""
     newest = sorted((folder / "checkpoints").iterdir())[-1]
     with safe_open(newest, framework="pt") as file:
         return {name: file.get_tensor(name).numpy().tobytes() for name in file.keys()}  # noqa: SIM118
