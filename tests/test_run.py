@@ -7,14 +7,17 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from holdfast import checkpoint, run
+from holdfast.catalogue import METHODS
 from holdfast.config import Config
 from holdfast.errors import CheckpointError, Diverged, RunError, StreamRefused, UsageError
 from holdfast.learner import Learner, Observer
@@ -38,6 +41,13 @@ def kept(result: Result | dict[str, Any]) -> dict[str, Any]:
     cost = {k: v for k, v in state["cost"].items() if k not in ("seconds", "peak_memory_bytes")}
     rest = {k: v for k, v in state.items() if k not in ("cost", "environment")}
     return {**rest, "cost": cost}
+
+
+def last_state(folder: Path) -> dict[str, Any]:
+    """All tensors of the last checkpoint, bit by bit: weights, memories, moments, chance."""
+    newest = sorted((folder / "checkpoints").iterdir())[-1]
+    with safe_open(newest, framework="pt") as file:
+        return {name: file.get_tensor(name).numpy().tobytes() for name in file.keys()}  # noqa: SIM118
 
 
 class StopAt(Observer):
@@ -102,44 +112,62 @@ from holdfast.learner import Observer
 from holdfast.run import run
 
 class KillAfter(Observer):
-    def __init__(self, steps):
-        self.left = steps
+    def __init__(self, moments):
+        self.left = moments
     def on_step(self, learner):
         self.left -= 1
         if self.left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
+    on_experience = on_step
 
 for name, (config, kills) in json.load(sys.stdin).items():
     folder, config = Path(sys.argv[1], name), Config.from_dict(config)
     run(config, folder.with_name(f"{name}-whole"))  # imports what a fork then need not
-    for steps in kills:
+    for moments in kills:
         child = os.fork()
         if child == 0:
             begun = (folder / "config.json").exists()
-            run(config, folder, resume=begun, observers=[KillAfter(steps)])
+            run(config, folder, resume=begun, observers=[KillAfter(moments)])
             os._exit(7)
-        assert os.waitstatus_to_exitcode(os.wait()[1]) == -signal.SIGKILL
+        assert os.waitstatus_to_exitcode(os.wait()[1]) == -signal.SIGKILL, name
     run(config, folder, resume=True)
 """
 
 
-def test_killed_at_random_steps_a_run_ends_with_the_same_result(tmp_path: Path) -> None:
+def killed_and_whole(
+    folder: Path, methods: Sequence[str], kills: int
+) -> Iterator[tuple[str, Result, Result]]:
+    """Each method's result after that many kills, and without any.
+
+    A run has 25 steps and 5 ends of experiences, or only these where nothing is trained by steps.
+    """
     draw = random.Random(0)
     asked = {}
-    for name, method in (("er", "er(capacity=20)"), ("der", "der++(capacity=20)"), ("wa", "er+wa")):
-        config = replace(TINY, method=method, optimizer_state="keep", momentum=0.9)
-        kills = [draw.randint(1, 7) for _ in range(4)]  # of 25 steps: never the whole run
-        asked[name] = [config.to_dict(), kills]
+    for method in methods:
+        config = replace(TINY, method=method, optimizer_state="keep", momentum=0.9, lr=0.01)
+        most = 1 if method == "ncm" else 6
+        asked[method] = [config.to_dict(), [draw.randint(1, most) for _ in range(kills)]]
     subprocess.run(
-        [sys.executable, "-c", _KILLED_AGAIN_AND_AGAIN, str(tmp_path)],
+        [sys.executable, "-c", _KILLED_AGAIN_AND_AGAIN, str(folder)],
         input=json.dumps(asked).encode(),
         check=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},  # forks are safe with one thread
     )
-    for name in asked:
-        uninterrupted = run.read_result(tmp_path / f"{name}-whole")
-        assert kept(run.read_result(tmp_path / name)) == kept(uninterrupted)
-        assert not list((tmp_path / name / "checkpoints").glob(".*"))
+    for method in methods:
+        assert not list((folder / method / "checkpoints").glob(".*"))
+        assert last_state(folder / method) == last_state(folder / f"{method}-whole"), method
+        yield method, run.read_result(folder / method), run.read_result(folder / f"{method}-whole")
+
+
+def test_killed_at_random_steps_a_run_ends_with_the_same_result(tmp_path: Path) -> None:
+    for method, killed, whole in killed_and_whole(tmp_path, ["er", "der++", "ncm"], kills=4):
+        assert kept(killed) == kept(whole), method
+
+
+@pytest.mark.slow
+def test_every_method_survives_four_kills_with_the_same_result(tmp_path: Path) -> None:
+    for method, killed, whole in killed_and_whole(tmp_path, list(METHODS), kills=4):
+        assert kept(killed) == kept(whole), method
 
 
 def test_another_run_is_not_begun_in_its_folder(tmp_path: Path) -> None:

@@ -114,12 +114,12 @@ def default_jobs(config: Config) -> int:
 
 def gathered(store: Store, cells: Sequence[Config]) -> Comparison:
     """What the store holds of `cells`, in their order."""
-    place = {_key(cell): at for at, cell in enumerate(cells)}
-    wanted = {(cell.method, cell.seed) for cell in cells}
-    results = [r for r in store.results() if (r.stream, r.method, r.seed) in place]
-    results.sort(key=lambda r: place[r.stream, r.method, r.seed])
-    failures = [f for f in store.failures() if (f.method, f.seed) in wanted]
-    return Comparison(results, failures)
+    finished = {(r.stream, r.method, r.seed): r for r in store.results()}
+    failed = {(f.method, f.seed): f for f in store.failures()}
+    return Comparison(
+        [finished[_key(cell)] for cell in cells if _key(cell) in finished],
+        [failed[cell.method, cell.seed] for cell in cells if (cell.method, cell.seed) in failed],
+    )
 
 
 def folder_name(config: Config) -> str:

@@ -106,7 +106,19 @@ def test_the_report_can_be_written_again_from_a_folder_and_from_json(
 
 
 def test_compare_shows_every_method_and_can_be_repeated(call: Call, tmp_path: Path) -> None:
-    words = ["compare", "split-digits", "finetune", "er", *FAST, "--seeds", 2, "--out", "o"]
+    words = [
+        "compare",
+        "split-digits",
+        "finetune",
+        "er",
+        *FAST,
+        "--seeds",
+        2,
+        "--out",
+        "o",
+        "--jobs",
+        1,
+    ]
     first = call(*words, "--json", "r.json")
     assert first.exit_code == 0, first.output
     keys = [
@@ -118,10 +130,22 @@ def test_compare_shows_every_method_and_can_be_repeated(call: Call, tmp_path: Pa
     assert again.exit_code == 0
 
 
+@pytest.mark.slow
+def test_the_demo_shows_six_methods_and_how_to_go_on(call: Call, tmp_path: Path) -> None:
+    result = call("demo", "--seeds", 1, "--out", "o", "--json", "r.json")
+    assert result.exit_code == 0, result.output
+    methods = [r["method"] for r in json.loads((tmp_path / "r.json").read_text())["results"]]
+    assert methods == ["finetune", "ewc", "lwf", "er", "der++", "joint"]
+    by_method = {r.method: r.metrics["average_accuracy"] for r in from_json(tmp_path / "r.json")}
+    assert by_method["joint"] > by_method["er"] > by_method["finetune"]
+    assert by_method["finetune"] == pytest.approx(0.2, abs=0.02)  # only the last two of ten classes
+
+
 def test_failed_runs_are_listed_at_the_end_with_status_one(call: Call) -> None:
     words = ["compare", "permuted-digits", "wa", "finetune", *FAST, "--experiences", 2]
-    result = call(*words, "--out", "o", "--json", "r.json")
+    result = call(*words, "--out", "o", "--json", "r.json", "--jobs", 1, "--debug")
     assert result.exit_code == 1
+    assert "StreamRefused" in result.stderr  # the traceback, with --debug only
     assert "1 of 2 runs failed:\n  wa, seed 0: WA serves class-incremental streams" in result.stderr
     assert "finetune" in result.stdout
     (failure,) = json.loads(Path("r.json").read_text())["failures"]
@@ -333,7 +357,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 
 
 def test_killed_and_resumed_a_run_gives_the_same_result(call: Call, tmp_path: Path) -> None:
-    settings = ["--epochs", "40", "--checkpoint-every", "7", *FAST]
+    settings = ["--epochs", "20", "--checkpoint-every", "7", *FAST]
     words = ["run", "split-digits", "er", *settings, "--out", str(tmp_path / "o")]
     process = command(*words)
     wait_for(tmp_path / "o/checkpoints/000003.safetensors", process)

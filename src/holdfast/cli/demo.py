@@ -21,4 +21,4 @@ SETTINGS = {
 
 def run_demo(given: Given) -> None:
     """Compare `METHODS` on digits that arrive two classes at a time."""
-    run_many(STREAM, METHODS, Given({**SETTINGS, **given.values}), ["demo"], given)
+    run_many(STREAM, METHODS, Given({**SETTINGS, **given.values}, given.debug), ["demo"], given)

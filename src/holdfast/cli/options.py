@@ -43,7 +43,7 @@ class Option:
             help=self.help.rstrip(".") + shown + ".",
             show_default=False,
             rich_help_panel=self.panel,
-            metavar={int: "N", float: "X", str: "TEXT", Path: "PATH"}.get(self.type),
+            metavar={int: "N", float: "X", str: "TEXT", Path: "PATH", bool: ""}[self.type],
         )
         annotation = self.type if self.type is bool else self.type | None
         keyword = inspect.Parameter.KEYWORD_ONLY
@@ -85,9 +85,13 @@ DEBUG = Option("debug", bool, "Show the traceback of an error.", panel=_FILES)
 
 @dataclass(frozen=True)
 class Given:
-    """The values of options, by name; only those that were given."""
+    """The values of options, by name; only those that were given.
+
+    `debug` stands apart, because it says nothing of what is to be done.
+    """
 
     values: Mapping[str, Any]
+    debug: bool = False
 
     def __getitem__(self, name: str) -> Any:
         return self.values.get(name)
@@ -121,10 +125,10 @@ def takes(*options: Option) -> Callable[[Callable[..., None]], Callable[..., Non
                 own = {name: arguments.pop(name) for name in own_names}
                 values = {n: v for n, v in arguments.items() if v is not None and v is not False}
                 path = values.pop("config", None)
-                values.pop("debug", None)
+                debug = values.pop("debug", False)
                 if path is not None:
                     values = {**from_yaml(path, options), **values}
-                command(**own, given=Given(values))
+                command(**own, given=Given(values, debug))
 
         signature = inspect.signature(command, eval_str=True)
         own_parameters = [p for n, p in signature.parameters.items() if n != "given"]

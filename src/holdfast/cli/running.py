@@ -74,6 +74,8 @@ def run_many(
     except Stopped as error:
         raise Stopped(f"{error} To go on:\n  {again}") from error
     _conclude(console, out, base.stream, comparison, given)
+    if given.debug:
+        print("\n".join(watch.details), file=sys.stderr)
     if comparison.failures:
         count = len(comparison.failures)
         print(f"{count} of {len(cells)} runs failed:", file=sys.stderr)
