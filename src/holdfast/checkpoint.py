@@ -37,7 +37,8 @@ def save(path: Path, state: Any) -> None:
 
     tensors: dict[str, Tensor] = {}
     tree = json.dumps(_flatten(state, "", tensors))
-    header = {"holdfast": str(FORMAT), "tree": tree, "digest": _digest(tree, tensors)}
+    version = str(FORMAT)
+    header = {"holdfast": version, "tree": tree, "digest": _digest(version, tree, tensors)}
     write_atomically(path, serialise(tensors, header))
 
 
@@ -61,14 +62,15 @@ def load(path: Path) -> Any:
         ) from error
     if "holdfast" not in header:
         raise CheckpointError(f"{path} is a safetensors file, but not a checkpoint of holdfast.")
-    if int(header["holdfast"]) > FORMAT:
+    version, tree = header["holdfast"], header.get("tree", "")
+    if version.isdecimal() and int(version) > FORMAT:
         raise CheckpointError(
-            f"{path} was written by a newer holdfast (format {header['holdfast']}; this one reads "
-            f"up to {FORMAT}). Update holdfast to use it."
+            f"{path} was written by a newer holdfast (format {version}; this one reads up to "
+            f"{FORMAT}). Update holdfast to use it."
         )
-    if header.get("digest") != _digest(header["tree"], tensors):
+    if header.get("digest") != _digest(version, tree, tensors):
         raise CheckpointError(f"{path} is damaged: its content does not match its digest.")
-    return _unflatten(json.loads(header["tree"]), tensors)
+    return _unflatten(json.loads(tree), tensors)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -111,6 +113,8 @@ def _flatten(value: Any, at: str, tensors: dict[str, Tensor]) -> Any:
     """The tree with tensors replaced by their names; dictionaries become lists of pairs."""
     if isinstance(value, Tensor):
         name = at or "value"
+        while name in tensors:  # the keys 0 and "0", or "a/b" and b within a, look alike in a path
+            name += "'"
         tensors[name] = value.detach().cpu().contiguous().clone()
         return {_TENSOR: name}
     if isinstance(value, dict):
@@ -136,8 +140,8 @@ def _unflatten(value: Any, tensors: dict[str, Tensor]) -> Any:
     return [_unflatten(item, tensors) for item in value["items"]]
 
 
-def _digest(tree: str, tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.blake2b(tree.encode(), digest_size=32)
+def _digest(version: str, tree: str, tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.blake2b(f"{version} {tree}".encode(), digest_size=32)
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())

@@ -23,6 +23,19 @@ def size(batch: Mapping[str, Tensor]) -> int:
     return len(next(iter(batch.values())))
 
 
+def columns(classes: Sequence[int]) -> slice | list[int]:
+    """An index for the logits of some classes: a slice, which copies nothing, where one will do.
+
+    Example:
+        >>> columns([2, 0, 1]), columns([0, 2])
+        (slice(0, 3, None), [0, 2])
+    """
+    ordered = sorted(classes)
+    if ordered and ordered[-1] - ordered[0] + 1 == len(ordered):
+        return slice(ordered[0], ordered[-1] + 1)
+    return ordered
+
+
 def concat(batch: Batch, *others: Batch | None) -> Batch:
     """Append the rows of `others` to `batch`.
 

@@ -22,6 +22,9 @@ class Record:
     """What a run leaves: scores, and what they cost.
 
     Attributes:
+        scenario: Of the stream: `"class"`, `"task"` or `"domain"`.
+        names: Of the experiences.
+        steps: Training steps made in each experience.
         initial: Score on every test set before any training.
         matrix: `matrix[i][j]`: score on test set j after experience i, in the stream's scenario.
         task_matrix: The same with the task known.
@@ -30,6 +33,9 @@ class Record:
         notes: What methods wrote down, with `experience` and `step`.
     """
 
+    scenario: str = ""
+    names: list[str] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
     initial: list[float] = field(default_factory=list)
     matrix: list[list[float]] = field(default_factory=list)
     task_matrix: list[list[float]] = field(default_factory=list)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from holdfast.cost import Meter, peak_memory, reset_peak_memory, stored_bytes
-from holdfast.data import Batch, Batches, Table, size
+from holdfast.data import Batch, Batches, Table, columns, size
 from holdfast.errors import Diverged, UsageError
 from holdfast.evaluation import Record, TestSets, undisturbed
 from holdfast.method import Method, refuse_unfit
@@ -28,7 +28,7 @@ LOSSES_HELD = 50
 
 
 MakeOptimizer = Callable[[list[nn.Parameter]], Optimizer]
-PLAIN_SGD: MakeOptimizer = partial(torch.optim.SGD, lr=0.1)
+SGD: MakeOptimizer = partial(torch.optim.SGD, lr=0.01, momentum=0.9)
 
 
 class Observer:
@@ -46,7 +46,7 @@ class Learner:
         model: Any module from inputs to class logits; methods that need features or a head ask for
             a `holdfast.models.Classifier`.
         method: What keeps the model from forgetting; a `chain` for several. None: plain training.
-        optimizer: From a list of parameters to an optimizer.
+        optimizer: From a list of parameters to an optimizer; by default SGD at 0.01, momentum 0.9.
         objective: What is asked of the model; None: classification as the stream describes it.
         epochs: Passes over each experience.
         batch_size: Examples the stream brings a step.
@@ -77,7 +77,7 @@ class Learner:
         model: nn.Module,
         method: Method | None = None,
         *,
-        optimizer: MakeOptimizer = PLAIN_SGD,
+        optimizer: MakeOptimizer = SGD,
         objective: Objective | None = None,
         epochs: int = 1,
         batch_size: int = 32,
@@ -142,6 +142,8 @@ class Learner:
             raise UsageError("This learner has begun another stream; build a new learner.")
         with self._own_rng():
             if not self.record.initial:
+                self.record.scenario = stream.scenario
+                self.record.names = [experience.name for experience in stream]
                 self.record.initial = self.test_sets.score(self).plain
             while self.index < len(stream):
                 if self.batches is None:
@@ -167,7 +169,8 @@ class Learner:
             task_known=stream.scenario == "task",
         )
         self.test_sets = TestSets(stream)
-        self.probe_sets = TestSets(stream, subset=self.evaluate_subset, seed=self.seed)
+        if self.evaluate_every:
+            self.probe_sets = TestSets(stream, subset=self.evaluate_subset, seed=self.seed)
         reset_peak_memory(self.device)
         for part in self.method.parts():
             part.setup(self)
@@ -186,12 +189,12 @@ class Learner:
         self.experience, self.index = experience, experience.index
         assert self.stream is not None
         before = self.stream.seen_until(experience.index - 1) if experience.index else ()
+        past, present = set(before), set(experience.classes)
         self.seen: tuple[int, ...] = before
-        self.new: tuple[int, ...] = tuple(c for c in experience.classes if c not in set(before))
-        present = set(experience.classes)
+        self.new: tuple[int, ...] = tuple(c for c in experience.classes if c not in past)
         self.absent: tuple[int, ...] = tuple(c for c in before if c not in present)
         self.known: int = max((*before, *experience.classes)) + 1
-        self.old_logits = torch.tensor(before, dtype=torch.long, device=self.device)
+        self.old_logits, self.absent_logits = columns(self.seen), columns(self.absent)
         grow = getattr(getattr(self.model, "head", None), "grow", None)
         if grow is not None:
             grow(self.known)
@@ -202,10 +205,14 @@ class Learner:
         assert self.batches is not None
         self.model.train()
         self.meter.start()
-        if self._fit:
-            table = self.batches.table
-            self.meter.counted(lambda: self._fit[0](self, table))
+        table = self.batches.table
+        if self._fit and self.meter.counted(lambda: self._fit[0](self, table)):
             return
+        if not self.parameters:
+            raise UsageError(
+                f"{type(self.model).__name__} has no trainable parameters; train some, or use a "
+                "method that needs none (ncm)."
+            )
         every = self.evaluate_every
         epoch = -1
         for incoming in self.batches:
@@ -236,7 +243,7 @@ class Learner:
         visible = outputs
         for mask in self._logits:
             visible = mask(self, batch, visible)
-        loss = self.objective.losses(visible, batch).mean()
+        loss = self.objective.loss(visible, batch)
         for term in self._loss:
             loss = term(self, batch, outputs, loss)
         self.optimizer.zero_grad()
@@ -257,6 +264,7 @@ class Learner:
         scores = self.test_sets.score(self)
         self.record.matrix.append(scores.plain)
         self.record.task_matrix.append(scores.task)
+        self.record.steps.append(self.step)
         self.record.cost = {
             "seconds": self.meter.seconds,
             "flops": self.meter.flops,
@@ -296,7 +304,7 @@ class Learner:
 
     def gradient(self, batch: Batch) -> list[Tensor]:
         """Gradient of the mean loss on a batch by every trainable parameter; `.grad` untouched."""
-        loss = self.objective.losses(self.forward(batch), batch).mean()
+        loss = self.objective.loss(self.forward(batch), batch)
         gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
         return [
             torch.zeros_like(p) if g is None else g
@@ -404,6 +412,8 @@ class Learner:
         self.parameters = [parameter for _, parameter in self.named]
         keep = self.optimizer_state == "keep" and old is not None
         if keep and [id(p) for _, p in old_named] == [id(p) for p in self.parameters]:
+            return
+        if not self.parameters:
             return
         self.optimizer = self.make_optimizer(self.parameters)
         self._base_rates = [group["lr"] for group in self.optimizer.param_groups]

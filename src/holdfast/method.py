@@ -6,7 +6,7 @@ A `Method` overrides only the points of the step that it needs:
     expand(learner, experience)           grow with an experience's classes
     begin(learner, experience)            before an experience is trained on
     select(learner, table)                choose what to train on
-    fit(learner, table)                   instead of gradient training
+    fit(learner, table)                   instead of gradient training, where it answers True
     batch(learner, batch)                 mix in, relabel
     logits(learner, batch, outputs)       mask or correct what the training loss sees
     loss(learner, batch, outputs, loss)   add or replace terms; store with this pass's outputs
@@ -18,7 +18,8 @@ A `Method` overrides only the points of the step that it needs:
 `batch`, `logits` and `loss` run once per forward pass, `gradients` and `step` once per update:
 under gradient accumulation these differ. `expand` must depend on the experience's description
 alone (never on data, weights or chance), because it is replayed when a checkpoint is restored.
-`select` must be repeatable from the method's own state for the same reason.
+`setup` is repeated then too, so expensive preparation belongs in the first `begin`, and `select`
+must be repeatable from the method's own state.
 
 The first rows of a batch are always those that the stream brought, in order; they are also in
 `learner.incoming`, as they came. What other methods mix in comes after them. `logits` and `loss`
@@ -82,6 +83,9 @@ class Method(Remembers):
 
     tags: ClassVar[Tags] = Tags("bound", "Plain training", "")
 
+    def __init__(self) -> None:  # without it a method's signature would be nn.Module's *args
+        super().__init__()
+
     def setup(self, learner: Learner) -> None: ...
 
     def expand(self, learner: Learner, experience: Experience) -> None: ...
@@ -91,7 +95,8 @@ class Method(Remembers):
     def select(self, learner: Learner, table: Table) -> Table:
         return table
 
-    def fit(self, learner: Learner, table: Table) -> None: ...
+    def fit(self, learner: Learner, table: Table) -> bool:
+        return False
 
     def batch(self, learner: Learner, batch: Batch) -> Batch:
         return batch

@@ -120,10 +120,11 @@ def bind(spec: Spec, build: Callable[..., Any], kind: str) -> dict[str, Any]:
 
 def _closing(text: str, whole: str) -> tuple[str, str]:
     """Split `(...)rest` at the bracket that closes the first."""
-    depth, quote = 0, ""
+    depth, quote, escaped = 0, "", False
     for at, char in enumerate(text):
         if quote:
-            quote = "" if char == quote else quote
+            quote = "" if char == quote and not escaped else quote
+            escaped = char == "\\" and not escaped
         elif char in "'\"":
             quote = char
         elif char in "([{":
@@ -138,9 +139,15 @@ def _closing(text: str, whole: str) -> tuple[str, str]:
 def _arguments(inside: str, whole: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
     try:
         call = ast.parse(f"f({inside})", mode="eval").body
-    except SyntaxError as error:
+    except (SyntaxError, ValueError) as error:  # ValueError: a null byte
         raise UsageError(f"Cannot read the arguments ({inside}) in {whole!r}.") from error
     assert isinstance(call, ast.Call)
+    names = [keyword.arg for keyword in call.keywords]
+    if None in names:
+        raise UsageError(f"'**' in {whole!r} is not read; accepted: key=value.")
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UsageError(f"{whole!r} gives {twice[0]!r} twice.")
     return (
         tuple(_value(node, whole) for node in call.args),
         {str(keyword.arg): _value(keyword.value, whole) for keyword in call.keywords},
@@ -152,7 +159,7 @@ def _value(node: ast.expr, whole: str) -> Any:
         return _WORDS.get(node.id.lower(), node.id)
     try:
         return ast.literal_eval(node)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # TypeError: a list as the key of a dictionary
         raise UsageError(
             f"{ast.unparse(node)!r} in {whole!r} is neither a number, a word, a list nor a string."
         ) from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Literal
 
 import torch
@@ -51,8 +52,8 @@ class Stream:
             known in training and at test; `"domain"`: the same classes under changing conditions.
         classes: Number of classes over the whole stream; labels lie in `0 .. classes - 1`.
         shape: Shape of one input, without the batch dimension.
-        scale: `(mean, deviation)` of the raw inputs, by channel or for all, with which models
-            standardise them.
+        scale: `(mean, deviation)` of the raw inputs, by channel (of a vector: by feature) or for
+            all, with which models standardise them.
         boundaries: Whether the learner is told where one experience ends and the next begins.
         labelled: Whether training examples carry labels.
         online: Whether each example may be seen only once (one epoch).
@@ -96,6 +97,18 @@ class Stream:
             replace(e, train=label(e.train, e.index), test=label(e.test, e.index)) for e in self
         ]
         return replace(self, scenario="task", experiences=experiences)
+
+    def with_ids(self) -> Stream:
+        """The same stream with a column `id`: every training example's place in the whole stream.
+
+        Buffers then hold ids too, so that methods and studies can follow single examples.
+        """
+        starts = accumulate([0, *(len(experience.train) for experience in self)])
+        experiences = [
+            replace(e, train=e.train.with_columns(id=torch.arange(start, start + len(e.train))))
+            for e, start in zip(self, starts, strict=False)
+        ]
+        return replace(self, experiences=experiences)
 
     def validated(self) -> Stream:
         """The stream itself, if it can be learned from.

@@ -1,0 +1,1 @@
+"""The command line. Nothing here imports PyTorch before a command needs it."""

@@ -44,7 +44,7 @@ class Buffer(Remembers):
         (4, 2)
     """
 
-    remembers = ("seen", "stored")
+    remembers = ("seen",)
     key: Tensor | None
     group: Tensor | None
 
@@ -61,13 +61,17 @@ class Buffer(Remembers):
             if given not in accepted:
                 raise UsageError(f"{kind} must be one of {', '.join(accepted)}; given: {given!r}.")
         self.capacity, self.storage, self.retrieval = capacity, storage, retrieval
-        self.seen = 0
-        self.stored = 0
+        self.seen = 0  # rows offered so far; plain numbers of a module are slow to set
         self.register_buffer("key", None)
         self.register_buffer("group", None)
 
     def __len__(self) -> int:
         return self.stored
+
+    @property
+    def stored(self) -> int:
+        """Rows held: every policy keeps all rows while there is room, and stays full after."""
+        return min(self.seen, self.capacity)
 
     @property
     def columns(self) -> Batch:
@@ -90,15 +94,14 @@ class Buffer(Remembers):
         rows = size(batch)
         if not rows:
             return
-        self._make_room(batch)
+        room = self._room_for(batch)
         if self.storage == "reservoir":
             slots = reservoir_slots(self.seen, rows, self.capacity, generator)
         else:
             slots, batch = self._balanced_slots(batch, rows, generator, key)
-        for name, held in self._held().items():
-            held.index_copy_(0, slots, _wide(batch[name].detach(), held).to(held.dtype))
+        for name, held in room.items():
+            held.index_copy_(0, slots, _fitted(batch[name], held))
         self.seen += rows
-        self.stored = min(self.capacity, self.stored + rows)
 
     def sample(self, count: int, generator: torch.Generator) -> Batch:
         """Draw rows without replacement: `count`, or all if fewer are stored (maybe none: `{}`)."""
@@ -122,15 +125,19 @@ class Buffer(Remembers):
             if name.startswith(prefix) and tensor is not None
         }
 
-    def _make_room(self, batch: Batch) -> None:
+    def _room_for(self, batch: Batch) -> Batch:
+        """What `_held` answers, once there is room for every column of `batch`."""
         held = self._held()
         for name, rows in batch.items():
             if name not in held:
-                room = rows.new_zeros((self.capacity + 1, *rows.shape[1:]))
-                self.register_buffer(f"column_{name}", room)
+                held[name] = rows.new_zeros((self.capacity + 1, *rows.shape[1:]))
             elif rows.shape[1:] != held[name].shape[1:]:
                 template = held[name].new_empty((0, *rows.shape[1:]))
-                self.register_buffer(f"column_{name}", _wide(held[name], template))
+                held[name] = _wide(held[name], template)
+            else:
+                continue
+            self.register_buffer(f"column_{name}", held[name])
+        return held
 
     def _balanced_slots(
         self, batch: Batch, rows: int, generator: torch.Generator, key: Tensor | None
@@ -159,6 +166,15 @@ class Buffer(Remembers):
         self.key.index_copy_(0, slots, key[order])
         self.group.index_copy_(0, slots, batch[by][order])
         return slots, {name: column[order] for name, column in batch.items()}
+
+
+def _fitted(rows: Tensor, held: Tensor) -> Tensor:
+    """Rows as a column holds them: without gradients, of its type, of its width."""
+    if rows.requires_grad:
+        rows = rows.detach()
+    if rows.dtype != held.dtype:
+        rows = rows.to(held.dtype)
+    return _wide(rows, held)
 
 
 def _wide(rows: Tensor, like: Tensor) -> Tensor:

@@ -66,6 +66,10 @@ def build(spec: str, stream: Stream, head: str = "full", seed: int | None = None
         raise unknown("head", head, {"full", *HEADS})
     make = MODELS[wanted.name]
     arguments = bind(wanted, partial(make, stream), "model")
+    for name, value in arguments.items():
+        least = 0 if (wanted.name, name) == ("mlp", "depth") else 1
+        if value is None or value < least:
+            raise UsageError(f"{name} of {wanted.name} must be at least {least}; given: {value}.")
     with torch.random.fork_rng(enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
@@ -73,4 +77,6 @@ def build(spec: str, stream: Stream, head: str = "full", seed: int | None = None
         width = int(backbone.width)  # type: ignore[arg-type]
         task_classes = [len(experience.classes) for experience in stream]
         top = build_head(kind, width, stream.classes, task_classes)
-    return Classifier(nn.Sequential(Standardise(*stream.scale), backbone), top)
+    return Classifier(
+        nn.Sequential(Standardise(*stream.scale, dims=len(stream.shape)), backbone), top
+    )

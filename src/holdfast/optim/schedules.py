@@ -38,13 +38,24 @@ def steps(*at: float, factor: float = 0.1) -> Schedule:
 
 
 def build(text: str) -> Schedule:
-    """A schedule from its spec: `constant`, `cosine` or `steps(0.5, 0.75, factor=0.1)`."""
+    """A schedule from its spec: `constant`, `cosine` or `steps(0.5, 0.75, factor=0.1)`.
+
+    Raises:
+        UsageError: If there is no such schedule, or if an argument does not fit it.
+    """
     spec = parse_one(text)
-    if spec.name == "constant":
-        return constant
-    if spec.name == "cosine":
-        return cosine
+    if spec.name in ("constant", "cosine"):
+        schedule = constant if spec.name == "constant" else cosine
+        if spec.positional or spec.named:
+            raise UsageError(f"The schedule {spec.name!r} takes no arguments; given: {text!r}.")
+        return schedule
     if spec.name == "steps":
+        numbers = (*spec.positional, *spec.named.values())
+        if set(spec.named) - {"factor"} or not all(type(n) in (int, float) for n in numbers):
+            raise UsageError(
+                "steps takes fractions of the epochs and a factor, as in "
+                f"steps(0.5, 0.75, factor=0.1); given: {text!r}."
+            )
         return steps(*spec.positional, **spec.named)
     raise UsageError(
         f"There is no schedule {spec.name!r}. Accepted: constant, cosine, steps(0.5, factor=0.1)."

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from holdfast.data import Batch
+from holdfast.data import Batch, columns
 from holdfast.losses import distillation
 from holdfast.method import Method, Tags
 from holdfast.models.snapshot import Snapshot
@@ -71,7 +71,7 @@ class LwF(Method):
         if not (self.new_classes_only and learner.absent):
             return outputs
         masked = outputs.clone()
-        masked[: learner.stream_rows, list(learner.absent)] = -torch.inf
+        masked[: learner.stream_rows, learner.absent_logits] = -torch.inf
         return masked
 
     def loss(self, learner: Learner, batch: Batch, outputs: Tensor, loss: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class LwF(Method):
         groups: list[tuple[int, ...]] = [learner.seen]
         if learner.stream.scenario == "task":
             groups = [e.classes for e in learner.stream.experiences[: experience.index]]
-        self.heads = [list(group) for group in groups]
+        self.heads = [columns(group) for group in groups]
 
     def gradients(self, learner: Learner) -> None:
         if not self.warming(learner):

@@ -44,8 +44,9 @@ class NCM(Method):
         width = learner.features(one).shape[1]
         self.means = Prototypes(width, learner.stream.classes, self.normalise).to(learner.device)
 
-    def fit(self, learner: Learner, table: Table) -> None:
+    def fit(self, learner: Learner, table: Table) -> bool:
         self.means.add(learner.features(table), table["y"])
+        return True
 
     def predict(self, learner: Learner, batch: Batch, outputs: Tensor) -> Tensor:
         logits: Tensor = self.means(learner.model.features(batch["x"]))

@@ -79,8 +79,7 @@ class ICaRL(Method):
         targets = F.one_hot(batch["y"], learner.known).to(outputs.dtype)
         if self.teacher.taken:
             old = self.teacher.outputs(learner.objective.forward, batch).sigmoid()
-            absent = list(learner.absent)
-            targets[:, absent] = old[:, absent]
+            targets[:, learner.absent_logits] = old[:, learner.absent_logits]
         return binary_cross_entropy(outputs[:, : learner.known], targets).mean()
 
     def end(self, learner: Learner, experience: Experience) -> None:

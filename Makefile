@@ -1,0 +1,73 @@
+# Every target sets up what it needs. `make help` lists them.
+
+PYTHON ?= python3
+TORCH ?= torch
+DEMO_ARGS ?=
+TEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.complete
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# One thread a worker: more only make small tensors wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 $(TEST_ARGS)
+
+.PHONY: help setup demo test test-data check format bench bench-speed studies constraints clean
+.DEFAULT_GOAL := help
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## Create .venv with the exact versions of constraints.txt
+
+# The stamp is taken away before anything is installed and put back at the end. Without it, nothing
+# says whether .venv is whole, so it is made anew: an interrupted set-up repairs itself.
+$(STAMP): constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "holdfast needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
+	         "Accepted: make setup PYTHON=python3.12"; exit 1; }
+	@echo "Setting up $(VENV) (about a minute where the packages are near) ..."
+	@test -e $@ || { rm -rf $(VENV) && $(PYTHON) -m venv $(VENV); }
+	@rm -f $@
+	@$(PIP) install -c constraints.txt setuptools $(TORCH)
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)  ## Learn the digits with six methods; print a table and write a report
+	@$(BIN)/holdfast demo $(DEMO_ARGS)
+
+test: $(STAMP)  ## Run all tests but those marked data, study or slow
+	@$(PYTEST)
+
+test-data: $(STAMP)  ## Run the tests on real data, in the folder named by HOLDFAST_DATA
+	@test -n "$(HOLDFAST_DATA)" || \
+	  { echo "Set HOLDFAST_DATA to the folder of data sets: make test-data HOLDFAST_DATA=FOLDER"; exit 2; }
+	@HOLDFAST_DATA="$(HOLDFAST_DATA)" $(PYTEST) -m "data and not study and not slow"
+
+check: $(STAMP)  ## Format, lint and types
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+format: $(STAMP)  ## Put the code in the house's format
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: bench-speed  ## Run all benchmarks
+
+bench-speed: $(STAMP)  ## Time the learner against a bare PyTorch loop doing the same arithmetic
+	@$(BIN)/python benchmarks/speed.py $(BENCH_ARGS)
+
+studies: $(STAMP)  ## Run the studies of published claims and check their verdicts
+	@$(BIN)/python -m pytest -m study $(TEST_ARGS)
+
+constraints:  ## Write constraints.txt anew from the newest versions that pyproject.toml accepts
+	@rm -rf $(VENV)-new && $(PYTHON) -m venv $(VENV)-new
+	@$(VENV)-new/bin/pip install --quiet setuptools $(TORCH) '.[dev]'
+	@sed -n '/^#/p' constraints.txt > constraints.new
+	@$(VENV)-new/bin/pip freeze --all | grep -v -e '^holdfast' -e '^pip=' \
+	  | sed 's/^\(torch==[0-9.]*\)+.*/\1/' >> constraints.new
+	@mv constraints.new constraints.txt && rm -rf $(VENV)-new
+
+clean:  ## Remove .venv and all caches
+	@rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info

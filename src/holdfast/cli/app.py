@@ -1,0 +1,128 @@
+"""The commands. What they do is imported when they do it, so that help is there at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from holdfast.cli.options import (
+    CONFIG,
+    DEBUG,
+    JOBS,
+    JSON,
+    LEARNING,
+    OUT,
+    RESUME,
+    SEEDS,
+    Given,
+    takes,
+)
+
+app = typer.Typer(
+    name="holdfast",
+    help="Change a model without losing what it knows.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+StreamName = Annotated[str, typer.Argument(metavar="STREAM", help="As `holdfast streams` lists.")]
+MethodName = Annotated[str, typer.Argument(metavar="METHOD", help="As `holdfast methods` lists.")]
+MethodNames = Annotated[
+    list[str], typer.Argument(metavar="METHOD...", help="One or more, such as 'er(capacity=500)'.")
+]
+Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this one in full.")]
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import holdfast
+
+        print(f"holdfast {holdfast.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Change a model without losing what it knows."""
+
+
+@app.command()
+@takes(*LEARNING, OUT, RESUME, JSON, CONFIG, DEBUG)
+def run(stream: StreamName, method: MethodName, given: Given) -> None:
+    """Learn a stream with one method and report what was kept."""
+    from holdfast.cli.running import run_one
+
+    run_one(stream, method, given)
+
+
+@app.command()
+@takes(*LEARNING, SEEDS, JOBS, OUT, RESUME, JSON, CONFIG, DEBUG)
+def compare(stream: StreamName, methods: MethodNames, given: Given) -> None:
+    """Learn a stream with several methods and seeds, in parallel processes."""
+    from holdfast.cli.running import run_many
+
+    run_many(stream, methods, given, ["compare", stream, *methods], given)
+
+
+@app.command()
+@takes(SEEDS, JOBS, OUT, RESUME, JSON, DEBUG)
+def demo(given: Given) -> None:
+    """Compare six methods on handwritten digits, in under a minute."""
+    from holdfast.cli.demo import run_demo
+
+    run_demo(given)
+
+
+@app.command()
+@takes(DEBUG)
+def methods(given: Given, name: Name = None, as_json: AsJson = False) -> None:
+    """List the methods, or show one in full."""
+    from holdfast.cli.listing import list_methods
+
+    list_methods(name, as_json)
+
+
+@app.command()
+@takes(DEBUG)
+def streams(given: Given, name: Name = None, as_json: AsJson = False) -> None:
+    """List the streams, or show one in full."""
+    from holdfast.cli.listing import list_streams
+
+    list_streams(name, as_json)
+
+
+@app.command()
+@takes(SEEDS, JOBS, OUT, RESUME, JSON, DEBUG)
+def study(given: Given, name: Name = None) -> None:
+    """List the studies of published claims, or run one."""
+    from holdfast.cli.listing import study as do
+
+    do(name, given)
+
+
+@app.command()
+@takes(OUT, DEBUG)
+def report(
+    source: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Folder of a run or comparison, or a JSON file.")
+    ],
+    given: Given,
+) -> None:
+    """Write the HTML report again from kept results."""
+    from holdfast.cli.running import render
+
+    render(source, given["out"])
+
+
+def main() -> None:
+    """The entry point of the command `holdfast`."""
+    app()

@@ -1,0 +1,190 @@
+"""Options that commands share, from the command line and from a YAML file.
+
+What a run can be given is listed once, in `holdfast.config`; its fields become options here, so a
+new field is an option at once, with its help, its default and its place in YAML files.
+"""
+
+from __future__ import annotations
+
+import inspect
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from holdfast.cli.messages import in_sentences
+from holdfast.config import SETTINGS, Config, kind
+from holdfast.errors import UsageError, unknown
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option: its name in Python and YAML, and what the command line says of it."""
+
+    name: str
+    type: type
+    help: str
+    default: str = ""
+    panel: str = "Learning"
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    def parameter(self) -> inspect.Parameter:
+        """As a parameter that Typer reads; None stands for an option that was not given."""
+        shown = f" (default: {self.default})" if self.default else ""
+        info = typer.Option(
+            None if self.type is not bool else False,
+            self.flag,
+            help=self.help.rstrip(".") + shown + ".",
+            show_default=False,
+            rich_help_panel=self.panel,
+            metavar={int: "N", float: "X", str: "TEXT", Path: "PATH", bool: ""}[self.type],
+        )
+        annotation = self.type if self.type is bool else self.type | None
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        return inspect.Parameter(self.name, keyword, default=info, annotation=annotation)
+
+
+_EVALUATION = {"evaluate_every", "evaluate_subset"}
+_MACHINE = {"checkpoint_every", "keep_checkpoints", "device"}
+
+
+def _panel(name: str) -> str:
+    if name in _EVALUATION:
+        return "Evaluation"
+    return "Files and machine" if name in _MACHINE else "Learning"
+
+
+LEARNING = [
+    Option(
+        name,
+        kind(name),
+        field.metadata["help"],
+        "" if field.default is None else str(field.default),
+        _panel(name),
+    )
+    for name, field in SETTINGS.items()
+    if name not in ("stream", "method")
+]
+"""Every setting of a run but the stream and the method, which are arguments."""
+
+_FILES = "Files and machine"
+SEEDS = Option("seeds", int, "Number of seeds, from --seed upwards.", "1")
+JOBS = Option("jobs", int, "Parallel processes.", "one a core", panel=_FILES)
+OUT = Option("out", Path, "Folder for everything.", "runs/STREAM-TIME", panel=_FILES)
+JSON = Option("json", Path, "Also write the results to this file as JSON.", panel=_FILES)
+CONFIG = Option("config", Path, "YAML file with options; the command line wins.", panel=_FILES)
+RESUME = Option("resume", bool, "Go on with what --out holds.", panel=_FILES)
+DEBUG = Option("debug", bool, "Show the traceback of an error.", panel=_FILES)
+
+
+@dataclass(frozen=True)
+class Given:
+    """The values of options, by name; only those that were given.
+
+    `debug` stands apart, because it says nothing of what is to be done.
+    """
+
+    values: Mapping[str, Any]
+    debug: bool = False
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values.get(name)
+
+    def config(self, stream: str, method: str) -> Config:
+        """The configuration of a run with these options."""
+        settings = {name: value for name, value in self.values.items() if name in SETTINGS}
+        return Config(stream=stream, method=method, **settings)
+
+    def command(self, *words: str, **changed: Any) -> str:
+        """The command line that gives the same options again, with some changed."""
+        parts = ["holdfast", *words]
+        for name, value in {**self.values, **changed}.items():
+            flag = "--" + name.replace("_", "-")
+            if value is True:
+                parts.append(flag)
+            elif value is not None and value is not False:
+                parts += [flag, str(value)]
+        return shlex.join(parts)
+
+
+def takes(*options: Option) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Let a command take `options`; it receives them as `given`, and its errors are sentences.
+
+    If `CONFIG` is among them, what the YAML file says counts where the command line is silent.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def wrapper(**arguments: Any) -> None:
+            with in_sentences(arguments.get("debug", False)):
+                own = {name: arguments.pop(name) for name in own_names}
+                values = {n: v for n, v in arguments.items() if v is not None and v is not False}
+                path = values.pop("config", None)
+                debug = values.pop("debug", False)
+                if path is not None:
+                    values = {**from_yaml(path, options), **values}
+                command(**own, given=Given(values, debug))
+
+        signature = inspect.signature(command, eval_str=True)
+        own_parameters = [p for n, p in signature.parameters.items() if n != "given"]
+        own_names = [parameter.name for parameter in own_parameters]
+        parameters = [*own_parameters, *(option.parameter() for option in options)]
+        wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
+        wrapper.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
+        return wrapper
+
+    return decorate
+
+
+def from_yaml(path: Path, options: tuple[Option, ...]) -> dict[str, Any]:
+    """The options in a YAML file; names with hyphens or underscores.
+
+    Raises:
+        UsageError: If the file is missing, unreadable or not a mapping from options to values.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(f"There is no file {path}.") from error
+    except OSError as error:
+        raise UsageError(f"Cannot read {path}: {error.strerror or error}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1})" if mark is not None else ""
+        raise UsageError(f"{path} is not valid YAML{where}.") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} must hold lines of `option: value`.")
+    accepted = {option.name: option for option in options if option not in (CONFIG, DEBUG)}
+    values = {}
+    for key, value in content.items():
+        name = str(key).replace("-", "_")
+        if name not in accepted:
+            raise unknown(f"option in {path} called", str(key), accepted)
+        if value is not None and value is not False:
+            values[name] = _typed(accepted[name], value, path)
+    return values
+
+
+def _typed(option: Option, value: Any, path: Path) -> Any:
+    """A YAML value as the option's type; YAML reads 1e-3, which has no point, as text."""
+    if option.type is Path and isinstance(value, str):
+        return Path(value)
+    if option.type is float and isinstance(value, (int, str)) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if isinstance(value, option.type) and (option.type is bool or not isinstance(value, bool)):
+        return value
+    wanted = {int: "an integer", float: "a number", str: "text", Path: "a path", bool: "true"}
+    raise UsageError(f"{option.name} in {path} must be {wanted[option.type]}; given: {value!r}.")

@@ -1,0 +1,236 @@
+"""What a run is given: everything that its result depends on, as one value.
+
+Nothing here imports PyTorch, so that the command line can list its options at once. Names of
+streams, methods and models are looked up when they are built; ranges are checked here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from holdfast.errors import UsageError, unknown
+from holdfast.spec import parse, parse_one
+
+FORMAT = 1
+"""Of configurations as JSON; raised when older code could misread what newer code writes."""
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """A field of `Config` with its range and the line that explains it on the command line."""
+    limits = {"least": least, "above": above, "below": below, "choices": choices}
+    return field(default=default, metadata={"help": help, **limits})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a run is given.
+
+    Attributes:
+        stream: Spec of the stream, as for `holdfast.streams.build`.
+        method: Spec of the method; chained with `+`. Kept in one spelling.
+        experiences: Number of experiences; None: the stream's own.
+        model: Spec of the model; None: by the stream's inputs (`holdfast.run.default_model`).
+        head: `full`, `growing`, `cosine`, `multi` or `prototype`.
+        seed: Of the stream, the initial weights and all random choices.
+        epochs: Passes over each experience; None: 5, or 1 on an online stream.
+        batch_size: Examples that the stream brings a step.
+        lr: Learning rate.
+        optimizer: `sgd`, `adam` or `adamw`.
+        momentum: Of SGD; None: 0.9.
+        weight_decay: Of the optimizer.
+        schedule: `constant`, `cosine` or `steps(0.5, factor=0.1)`, within an experience.
+        optimizer_state: `reset` or `keep` the optimizer's state between experiences.
+        augment: Spec of the augmentation, as for `holdfast.augment.build`; None: none.
+        evaluate_every: Steps between scores of continual evaluation; None: none.
+        evaluate_subset: Examples a test set in continual evaluation.
+        checkpoint_every: Steps between checkpoints, besides one after each experience.
+        keep_checkpoints: How many of the newest checkpoints stay.
+        device: `cpu`, `cuda`, or `auto`: a GPU if there is one.
+
+    Raises:
+        UsageError: If a value has the wrong type or is out of range.
+
+    Example:
+        >>> Config("split-digits", "er( capacity = 200 )").method
+        'er(capacity=200)'
+    """
+
+    stream: str
+    method: str
+    experiences: int | None = setting(
+        None, "How many experiences (default: the stream's own).", least=1
+    )
+    model: str | None = setting(None, "mlp, cnn or resnet18 (default: by the inputs).")
+    head: str = setting("full", "full, growing, cosine, multi or prototype.")
+    seed: int = setting(0, "Seed of all random choices.", least=0, below=2**63)
+    epochs: int | None = setting(
+        None, "Passes over each experience (default: 5; 1 if online).", least=1
+    )
+    batch_size: int = setting(32, "Examples from the stream a step.", least=1)
+    lr: float = setting(0.01, "Learning rate.", above=0)
+    optimizer: str = setting("sgd", "sgd, adam or adamw.", choices=("sgd", "adam", "adamw"))
+    momentum: float | None = setting(None, "Momentum of SGD (default: 0.9).", least=0, below=1)
+    weight_decay: float = setting(0.0, "Weight decay.", least=0)
+    schedule: str = setting("constant", "constant, cosine or steps(0.5, factor=0.1).")
+    optimizer_state: str = setting(
+        "reset", "reset or keep, between experiences.", choices=("reset", "keep")
+    )
+    augment: str | None = setting(None, "Augmentation, such as crop(padding=4)+flip.")
+    evaluate_every: int | None = setting(None, "Score the test sets every so many steps.", least=1)
+    evaluate_subset: int = setting(1000, "Examples a test set for that.", least=1)
+    checkpoint_every: int | None = setting(
+        None, "Save every so many steps, besides after experiences.", least=1
+    )
+    keep_checkpoints: int = setting(2, "How many checkpoints stay.", least=1)
+    device: str = setting("auto", "auto, cpu or cuda.", choices=("auto", "cpu", "cuda"))
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            object.__setattr__(self, name, checked(name, value))
+        if self.momentum is not None and self.optimizer != "sgd":
+            raise UsageError(
+                f"momentum belongs to sgd; {self.optimizer} has its own. "
+                f"Given: momentum {self.momentum} with {self.optimizer}."
+            )
+        object.__setattr__(self, "method", "+".join(str(spec) for spec in parse(self.method)))
+        if self.model is not None:
+            object.__setattr__(self, "model", str(parse_one(self.model)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as JSON values, with the format's number."""
+        return {"format": FORMAT, **asdict(self)}
+
+    @staticmethod
+    def from_dict(state: Mapping[str, Any], where: str = "The configuration") -> Config:
+        """The inverse of `to_dict`.
+
+        Args:
+            where: What to call it in messages.
+
+        Raises:
+            UsageError: If it comes from a newer version, has keys that do not exist, lacks some or
+                has values out of range.
+        """
+        written = state.get("format", FORMAT)
+        if not isinstance(written, int) or written > FORMAT:
+            raise UsageError(
+                f"{where} was written by a newer holdfast (format {written}; this one reads up to "
+                f"{FORMAT}). Update holdfast to use it."
+            )
+        values = {name: value for name, value in state.items() if name != "format"}
+        for name in values:
+            if name not in SETTINGS:
+                raise unknown("setting", name, SETTINGS)
+        for name in ("stream", "method"):
+            if name not in values:
+                raise UsageError(f"{where} names no {name}.")
+        return Config(**values)
+
+    def write(self, path: Path) -> None:
+        """Write it as JSON, wholly or not at all."""
+        from holdfast.checkpoint import write_atomically
+
+        write_atomically(path, (json.dumps(self.to_dict(), indent=1) + "\n").encode())
+
+    @staticmethod
+    def read(path: Path) -> Config:
+        """What `write` wrote.
+
+        Raises:
+            UsageError: If the file is missing, unreadable or not a configuration.
+        """
+        return Config.from_dict(read_json(path, "a configuration"), str(path))
+
+    def differences(self, other: Config) -> list[str]:
+        """What differs from `other`, one phrase a setting; empty if they are equal."""
+        mine, theirs = asdict(self), asdict(other)
+        return [
+            f"{name} is {_shown(theirs[name])} there and {_shown(mine[name])} here"
+            for name in mine
+            if mine[name] != theirs[name]
+        ]
+
+
+SETTINGS = {setting.name: setting for setting in fields(Config)}
+"""The fields of `Config` by name."""
+
+_HINTS = get_type_hints(Config)
+
+
+def kind(name: str) -> type:
+    """The type of a setting, without None."""
+    hint = _HINTS[name]
+    found: type = get_args(hint)[0] if isinstance(hint, types.UnionType) else hint
+    return found
+
+
+def checked(name: str, value: Any) -> Any:
+    """`value`, if it may stand for the setting `name`.
+
+    Raises:
+        UsageError: If it has the wrong type or is out of range.
+    """
+    wanted = kind(name)
+    limits: Mapping[str, Any] = SETTINGS[name].metadata
+    if value is None and isinstance(_HINTS[name], types.UnionType):
+        return None
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    fits = isinstance(value, wanted) and not isinstance(value, bool)
+    if not fits:
+        article = "an" if wanted is int else "a"
+        kinds = {int: "integer", float: "number", str: "text"}
+        raise UsageError(f"{name} must be {article} {kinds[wanted]}; given: {value!r}.")
+    if limits.get("choices") and value not in limits["choices"]:
+        raise unknown(name, value, limits["choices"])
+    least, above, below = limits.get("least"), limits.get("above"), limits.get("below")
+    asked = [
+        *([f"at least {least}"] if least is not None else []),
+        *([f"above {above}"] if above is not None else []),
+        *([f"below {below}"] if below is not None else []),
+    ]
+    if asked and not (
+        math.isfinite(value)
+        and (least is None or value >= least)
+        and (above is None or value > above)
+        and (below is None or value < below)
+    ):
+        raise UsageError(f"{name} must be {' and '.join(asked)}; given: {value}.")
+    return value
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        UsageError: If the file is missing, unreadable or holds anything else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(f"There is no file {path}.") from error
+    except OSError as error:
+        raise UsageError(f"Cannot read {path}: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise UsageError(f"{path} is damaged or not {what}: it is not valid JSON.") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} is not {what}: it holds no JSON object.")
+    return content
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is None else str(value)
