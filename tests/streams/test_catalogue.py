@@ -81,7 +81,7 @@ def test_experiences_given_twice_must_agree():
         ("split-digit", "no stream 'split-digit'. Did you mean 'split-digits'"),
         ("splt:own.npz", "no kind of stream 'splt'. Did you mean 'split'"),
         ("split:", "split: needs a path"),
-        ("split-digits(limits=3)", "'limits'. Did you mean 'limit'"),
+        ("split-digits(limits=3)", "'limits' of stream 'split-digits'. Did you mean 'limit'"),
         ("split-digits(first=identity)", "no argument 'first' of stream 'split-digits'"),
         ("split-digits(online=1)", "online .* must be true or false"),
         ("split-digits(experiences=two)", "experiences .* must be a whole number"),
