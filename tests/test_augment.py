@@ -103,9 +103,9 @@ def test_an_input_is_not_changed_in_place():
     ("text", "message"),
     [
         ("crpo", "no augmentation 'crpo'. Did you mean 'crop'"),
-        ("crop(pading=4)", "no argument of augmentation 'crop', 'pading'. Did you mean 'padding'"),
+        ("crop(pading=4)", "no argument 'pading' of augmentation 'crop'. Did you mean 'padding'"),
         ("crop(padding=0)", "padding of augmentation 'crop' must be at least 1; given: 0"),
-        ("crop(padding=half)", "must be a int"),
+        ("crop(padding=half)", "must be a whole number"),
         ("flip(p=2.0)", r"p of augmentation 'flip' must be from 0 to 1; given: 2.0"),
     ],
 )

@@ -45,7 +45,7 @@ def test_a_spec_builds_a_chain_with_its_arguments() -> None:
     ("text", "sentence"),
     [
         ("err", "no method 'err'. Did you mean 'er'"),
-        ("er(capasity=5)", "no argument of method 'er', 'capasity'. Did you mean 'capacity'"),
+        ("er(capasity=5)", "no argument 'capasity' of method 'er'. Did you mean 'capacity'"),
         ("finetune(5)", "method 'finetune' takes 0 arguments; 1 were given"),
         ("er(capacity=0)", "capacity must be at least 1"),
         ("er(storage=pile)", "storage must be one of"),

@@ -43,9 +43,9 @@ class CheckpointError(RunError):
     """A checkpoint is damaged, foreign, or from a newer version."""
 
 
-def unknown(kind: str, name: str, accepted: Iterable[str]) -> UsageError:
+def unknown(kind: str, name: str, accepted: Iterable[str], owner: str = "") -> UsageError:
     """The error for a name that does not exist, with the nearest one that does."""
     names = sorted(accepted)
     near = get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return UsageError(f"There is no {kind} {name!r}.{hint} Accepted: {', '.join(names)}.")
+    return UsageError(f"There is no {kind} {name!r}{owner}.{hint} Accepted: {', '.join(names)}.")

@@ -20,6 +20,7 @@ from typing import Any
 from holdfast.errors import UsageError, unknown
 
 _NAME = re.compile(r"[A-Za-z][\w-]*(?:\+\+)?")
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 _WORDS = {"true": True, "false": False, "none": None}
 
 
@@ -97,7 +98,8 @@ def bind(spec: Spec, build: Callable[..., Any], kind: str) -> dict[str, Any]:
     arguments = dict(zip(parameters, spec.positional, strict=False))
     for name, value in spec.named.items():
         if name not in parameters:
-            raise unknown(f"argument of {kind} {spec.name!r},", name, parameters or ["(none)"])
+            owner = f" of {kind} {spec.name!r}"
+            raise unknown("argument", name, parameters or ["(none)"], owner)
         if name in arguments:
             raise UsageError(f"{kind} {spec.name!r} was given {name!r} twice.")
         arguments[name] = value
@@ -112,7 +114,7 @@ def bind(spec: Spec, build: Callable[..., Any], kind: str) -> dict[str, Any]:
             arguments[name] = float(value)
         elif not fits:
             raise UsageError(
-                f"{name} of {kind} {spec.name!r} must be a {type(default).__name__} "
+                f"{name} of {kind} {spec.name!r} must be {_KINDS[type(default)]} "
                 f"(default {default!r}); given: {value!r}."
             )
     return arguments

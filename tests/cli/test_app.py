@@ -186,7 +186,7 @@ def test_bad_yaml_is_refused(
         (["split-digits", "eer"], "There is no method 'eer'. Did you mean 'er'?"),
         (["split-digts", "er"], "There is no stream 'split-digts'. Did you mean 'split-digits'?"),
         (["split-digits", "er(capcity=3)"], "Did you mean 'capacity'?"),
-        (["split-digits", "er(capacity=x)"], "capacity of method 'er' must be a int"),
+        (["split-digits", "er(capacity=x)"], "capacity of method 'er' must be a whole number"),
         (["split-digits", "er("], "is not closed"),
         (["split-digits", "er", "--model", "mpl"], "There is no model 'mpl'. Did you mean 'mlp'?"),
         (["split-digits", "er", "--head", "ful"], "There is no head 'ful'. Did you mean 'full'?"),

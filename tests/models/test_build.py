@@ -98,8 +98,8 @@ def test_heads_are_chosen_by_policy(make_stream: Callable[..., Stream]) -> None:
     ("spec", "head", "sentence"),
     [
         ("mpl", "full", "no model 'mpl'. Did you mean 'mlp'"),
-        ("mlp(widht=3)", "full", "no argument of model 'mlp', 'widht'. Did you mean 'width'"),
-        ("mlp(width=wide)", "full", "width of model 'mlp' must be a int"),
+        ("mlp(widht=3)", "full", "no argument 'widht' of model 'mlp'. Did you mean 'width'"),
+        ("mlp(width=wide)", "full", "width of model 'mlp' must be a whole number"),
         ("cnn", "full", r"cnn takes images .* have shape \(5,\). Accepted for them: mlp"),
         ("mlp+cnn", "full", "names 2 things"),
         ("mlp", "ful", "no head 'ful'. Did you mean 'full'"),

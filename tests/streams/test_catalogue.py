@@ -81,10 +81,10 @@ def test_experiences_given_twice_must_agree():
         ("split-digit", "no stream 'split-digit'. Did you mean 'split-digits'"),
         ("splt:own.npz", "no kind of stream 'splt'. Did you mean 'split'"),
         ("split:", "split: needs a path"),
-        ("split-digits(limits=3)", "'limits'. Did you mean 'limit'"),
-        ("split-digits(first=identity)", "no argument of stream 'split-digits', 'first'"),
-        ("split-digits(online=1)", "online .* must be a bool"),
-        ("split-digits(experiences=two)", "experiences .* must be a int"),
+        ("split-digits(limits=3)", "'limits' of stream 'split-digits'. Did you mean 'limit'"),
+        ("split-digits(first=identity)", "no argument 'first' of stream 'split-digits'"),
+        ("split-digits(online=1)", "online .* must be true or false"),
+        ("split-digits(experiences=two)", "experiences .* must be a whole number"),
         ("split-digits+rotated-digits", "names 2 things; one is accepted"),
         ("split-digits(experiences=11)", "splits into 1 to 10 experiences; given: 11"),
         ("", "Cannot read ''"),
@@ -119,7 +119,7 @@ def test_paths_may_contain_any_characters(own, name):
 
 
 def test_unknown_arguments_of_own_data_are_refused(own):
-    with pytest.raises(UsageError, match=r"no argument of stream 'split', 'limt'. Did you mean"):
+    with pytest.raises(UsageError, match=r"no argument 'limt' of stream 'split'. Did you mean"):
         streams.build(f"split:{own}?limt=10")
 
 
