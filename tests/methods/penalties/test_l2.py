@@ -36,7 +36,7 @@ def test_the_loss_grows_by_half_the_strength_times_the_squared_distance(
         gaps = [((p - anchor[n]) ** 2).sum() for n, p in learner.named] if anchor else [0.0]
         expected = F.cross_entropy(outputs, batch["y"]) + 0.35 * sum(gaps)
         torch.testing.assert_close(loss, expected)
-        compared.append(float(sum(gaps)))
+        compared.append(float(torch.as_tensor(sum(gaps)).detach()))
         return loss
 
     def end(self, learner, experience):

@@ -10,8 +10,9 @@ import torch
 from sklearn.neighbors import NearestCentroid
 
 from holdfast.data import Table
+from holdfast.errors import UsageError
 from holdfast.method import chain
-from holdfast.methods import ICaRL
+from holdfast.methods import ER, EWC, ICaRL
 from holdfast.stream import Experience
 
 
@@ -165,3 +166,9 @@ def test_a_class_that_returns_is_learned_from_its_labels(numbered, learned, watc
     with torch.no_grad():
         outputs = learner.model(wrong["x"])[:, :2]
     assert float((outputs.argmax(1) == wrong["y"]).float().mean()) > 0.9
+
+
+def test_it_does_not_silently_drop_what_an_earlier_method_adds_to_the_loss(numbered, learned):
+    with pytest.raises(UsageError, match="chain ICaRL before EWC"):
+        learned(numbered(), chain(EWC(), ICaRL(capacity=24)))
+    learned(numbered(), chain(ER(capacity=24), ICaRL(capacity=24), EWC()), epochs=1)
