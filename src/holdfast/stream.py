@@ -51,8 +51,8 @@ class Stream:
             known in training and at test; `"domain"`: the same classes under changing conditions.
         classes: Number of classes over the whole stream; labels lie in `0 .. classes - 1`.
         shape: Shape of one input, without the batch dimension.
-        scale: `(mean, deviation)` of the raw inputs, by channel or for all, with which models
-            standardise them.
+        scale: `(mean, deviation)` of the raw inputs, by channel (of a vector: by feature) or for
+            all, with which models standardise them.
         boundaries: Whether the learner is told where one experience ends and the next begins.
         labelled: Whether training examples carry labels.
         online: Whether each example may be seen only once (one epoch).

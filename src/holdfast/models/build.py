@@ -73,4 +73,6 @@ def build(spec: str, stream: Stream, head: str = "full", seed: int | None = None
         width = int(backbone.width)  # type: ignore[arg-type]
         task_classes = [len(experience.classes) for experience in stream]
         top = build_head(kind, width, stream.classes, task_classes)
-    return Classifier(nn.Sequential(Standardise(*stream.scale), backbone), top)
+    return Classifier(
+        nn.Sequential(Standardise(*stream.scale, dims=len(stream.shape)), backbone), top
+    )

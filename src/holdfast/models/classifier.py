@@ -39,13 +39,15 @@ class Standardise(nn.Module):
     Args:
         mean: By channel, or one for all; in raw units.
         deviation: Likewise.
+        dims: Dimensions of one input: 3 for images (channels, height, width), 1 for vectors,
+            whose features then count as channels.
     """
 
-    def __init__(self, mean: Sequence[float], deviation: Sequence[float]) -> None:
+    def __init__(self, mean: Sequence[float], deviation: Sequence[float], dims: int = 3) -> None:
         super().__init__()
         self.mean: Tensor
         self.factor: Tensor
-        shape = (-1, 1, 1) if len(mean) > 1 else (1,)
+        shape = (-1,) + (1,) * (dims - 1) if len(mean) > 1 else (1,)
         self.register_buffer("mean", torch.tensor(mean).view(shape), persistent=False)
         self.register_buffer("factor", 1 / torch.tensor(deviation).view(shape), persistent=False)
 

@@ -1,4 +1,4 @@
-"""From one data set to a stream: splits by class, permuted pixels, rotations."""
+"""From one data set to a stream: its classes arrive in turn, or its conditions change."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 from holdfast.data import Table
 from holdfast.errors import UsageError
 from holdfast.stream import Experience, Stream
+
+Scale = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -22,14 +25,14 @@ class Source:
         train: Columns `x` (bytes or floats) and `y` (0 .. classes - 1).
         test: Likewise.
         class_names: By label.
-        scale: `(mean, deviation)` of the training inputs, by channel.
+        scale: `(mean, deviation)` of the training inputs, as `scale_of` finds them.
     """
 
     name: str
     train: Table
     test: Table
     class_names: tuple[str, ...]
-    scale: tuple[tuple[float, ...], tuple[float, ...]]
+    scale: Scale
 
     @property
     def classes(self) -> int:
@@ -38,6 +41,36 @@ class Source:
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.train["x"].shape[1:])
+
+
+def scale_of(x: Shaped[Tensor, "examples ..."], by_feature: bool = False) -> Scale:
+    """Mean and deviation of inputs: by channel of an image, by feature if wished, else of all.
+
+    Where nothing varies the deviation is given as 1, so that it can be divided by.
+
+    Args:
+        x: Bytes or floats.
+        by_feature: For vectors whose entries are measured in units of their own.
+
+    Example:
+        >>> scale_of(torch.tensor([[0.0, 5.0], [2.0, 5.0]]), by_feature=True)
+        ((1.0, 5.0), (1.0, 1.0))
+    """
+    channels = x.shape[1] if x.dim() == 4 or (by_feature and x.dim() == 2) else 1
+    means, deviations = [], []
+    for channel in range(channels):
+        values = (x[:, channel] if channels > 1 else x).flatten()
+        if values.dtype == torch.uint8:
+            # A histogram is exact, and needs no copy of the data as floats.
+            count = values.bincount(minlength=256).double()
+            level = torch.arange(256, dtype=torch.float64)
+            mean = (count * level).sum() / count.sum()
+            variance = (count * (level - mean).square()).sum() / count.sum()
+        else:
+            variance, mean = torch.var_mean(values.double(), correction=0)
+        means.append(float(mean))
+        deviations.append(float(variance.sqrt()) or 1.0)
+    return tuple(means), tuple(deviations)
 
 
 def class_incremental(

@@ -1,0 +1,211 @@
+"""Streams by name: `split-digits`, `permuted-mnist(experiences=10)`, `split:photos`."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from holdfast.errors import UsageError, unknown
+from holdfast.spec import Spec, bind, parse_one
+from holdfast.stream import Stream
+from holdfast.streams.own import read
+from holdfast.streams.recipes import RECIPES
+from holdfast.streams.sources import SOURCES, present
+
+_ARGUMENTS = re.compile(r"\w+=[^?&=]*(?:&\w+=[^?&=]*)*")
+
+
+@dataclass(frozen=True)
+class Named:
+    """A stream that has a name of its own: a recipe applied to a source."""
+
+    recipe: str
+    source: str
+    summary: str
+    experiences: int = 5
+
+
+STREAMS: dict[str, Named] = {
+    "split-digits": Named("split", "digits", "Scikit-learn's handwritten digits, class by class."),
+    "permuted-digits": Named("permuted", "digits", "Scikit-learn's digits, their pixels permuted."),
+    "rotated-digits": Named("rotated", "digits", "Scikit-learn's digits, turned step by step."),
+    "split-mnist": Named("split", "mnist", "MNIST's handwritten digits, class by class."),
+    "permuted-mnist": Named("permuted", "mnist", "MNIST, its pixels permuted."),
+    "rotated-mnist": Named("rotated", "mnist", "MNIST, turned step by step."),
+    "split-fashion-mnist": Named("split", "fashion-mnist", "Fashion-MNIST, class by class."),
+    "split-cifar10": Named("split", "cifar10", "CIFAR-10's colour pictures, class by class."),
+    "omniglot": Named("split", "omniglot", "Omniglot's 242 characters, 22 at a time.", 11),
+}
+OWN: dict[str, str] = {
+    "split": "Your own data, class by class.",
+    "permuted": "Your own data, their pixels or features permuted.",
+    "rotated": "Your own images, turned step by step.",
+}
+"""What `RECIPE:PATH` does, by recipe."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A stream in the catalogue.
+
+    Attributes:
+        name: As in spec strings; `split:PATH` and its like stand for a user's own data.
+        summary: One sentence.
+        scenario: `"class"` or `"domain"`, as it is without arguments.
+        experiences: As many as there are without arguments.
+        arguments: Argument to default.
+        needs_data: Whether it is found through HOLDFAST_DATA.
+        present: Whether it can be built here: its data came with the installation, or are in the
+            folder that HOLDFAST_DATA names. A user's own data count as present.
+    """
+
+    name: str
+    summary: str
+    scenario: str
+    experiences: int
+    arguments: dict[str, Any]
+    needs_data: bool
+    present: bool
+
+
+def build(text: str, seed: int = 0, experiences: int | None = None) -> Stream:
+    """A stream from a spec string, checked.
+
+    Args:
+        text: A name with optional arguments, `split-digits(scenario=task, limit=100)`; or
+            `split:PATH`, `permuted:PATH` or `rotated:PATH` for data of one's own, with arguments
+            as in `split:PATH?scenario=task&limit=100`. A path that exists as it stands is taken
+            whole, question marks and all.
+        seed: Draws the order of classes, the permutations, and every selection of examples.
+        experiences: How many; None: what the spec says, or the stream's default.
+
+    Raises:
+        UsageError: If a name or an argument does not exist, or if `experiences` contradicts the
+            spec.
+        DataError: If the data cannot be read or cannot be learned from.
+
+    Example:
+        >>> stream = build("split-digits(order=natural)", experiences=2)
+        >>> [experience.classes for experience in stream]
+        [(0, 1, 2, 3, 4), (5, 6, 7, 8, 9)]
+    """
+    recipe, colon, path = text.strip().partition(":")
+    if colon and "(" not in recipe:
+        if recipe not in OWN:
+            raise unknown("kind of stream", recipe, OWN)
+        return _build_own(recipe, path, seed, experiences)
+    return _build_named(text, seed, experiences)
+
+
+def entry(name: str) -> Entry:
+    """The catalogue's entry for a name.
+
+    Raises:
+        UsageError: If there is no such stream; the nearest name is offered.
+    """
+    for found in entries():
+        if found.name == name:
+            return found
+    raise unknown("stream", name, (found.name for found in entries()))
+
+
+def entries() -> Iterator[Entry]:
+    """All entries: what comes with the installation, what HOLDFAST_DATA holds, and one's own."""
+    for name, named in STREAMS.items():
+        files = SOURCES[named.source][1]
+        arguments = _defaults(named.recipe) | {"experiences": named.experiences}
+        yield Entry(
+            name=name,
+            summary=named.summary,
+            scenario=_scenario(named.recipe),
+            experiences=named.experiences,
+            arguments=arguments,
+            needs_data=bool(files),
+            present=not files or any(present(file) for file in files),
+        )
+    for recipe, summary in OWN.items():
+        arguments = _defaults(recipe)
+        yield Entry(
+            name=f"{recipe}:PATH",
+            summary=summary,
+            scenario=_scenario(recipe),
+            experiences=arguments["experiences"],
+            arguments=arguments,
+            needs_data=False,
+            present=True,
+        )
+
+
+def _build_named(text: str, seed: int, experiences: int | None) -> Stream:
+    try:
+        spec = parse_one(text)
+    except UsageError:
+        _refuse_bare_path(text)
+        raise
+    if spec.name not in STREAMS:
+        _refuse_bare_path(text)
+        raise unknown("stream", spec.name, [*STREAMS, *(f"{recipe}:PATH" for recipe in OWN)])
+    named = STREAMS[spec.name]
+    # Arguments are checked before any data are read.
+    arguments = _arguments(spec, named.recipe, experiences)
+    source = SOURCES[named.source][0]()
+    shown = Spec(spec.name + source.name.removeprefix(named.source), (), arguments)
+    arguments = {"experiences": named.experiences} | arguments
+    return RECIPES[named.recipe](source, str(shown), seed, **arguments).validated()
+
+
+def _build_own(recipe: str, location: str, seed: int, experiences: int | None) -> Stream:
+    path, arguments = _location(recipe, location)
+    arguments = _arguments(Spec(recipe, (), arguments), recipe, experiences)
+    source = read(path.expanduser(), seed)
+    shown = "&".join(str(Spec("", (), {k: v}))[1:-1] for k, v in arguments.items())
+    name = f"{recipe}:{path}" + (f"?{shown}" if shown else "")
+    return RECIPES[recipe](source, name, seed, **arguments).validated()
+
+
+def _location(recipe: str, location: str) -> tuple[Path, dict[str, Any]]:
+    """The path and the arguments after its last question mark, if it does not exist whole."""
+    if not location:
+        raise UsageError(f"{recipe}: needs a path, as in {recipe}:data.npz.")
+    whole = Path(location)
+    before, mark, after = location.rpartition("?")
+    if whole.expanduser().exists() or not (mark and before and _ARGUMENTS.fullmatch(after)):
+        return whole, {}
+    spec = parse_one(f"{recipe}({after.replace('&', ', ')})")
+    return Path(before), dict(spec.named)
+
+
+def _arguments(spec: Spec, recipe: str, experiences: int | None) -> dict[str, Any]:
+    """The arguments of a spec by name, `experiences` from outside among them."""
+    takes = partial(RECIPES[recipe], None, "", 0)
+    arguments = bind(spec, takes, "stream")
+    if experiences is not None:
+        if arguments.get("experiences", experiences) != experiences:
+            raise UsageError(
+                f"{spec} asks for {arguments['experiences']} experiences, and {experiences} were "
+                "asked for beside it; give one of the two."
+            )
+        arguments["experiences"] = experiences
+    return arguments
+
+
+def _defaults(recipe: str) -> dict[str, Any]:
+    parameters = inspect.signature(partial(RECIPES[recipe], None, "", 0)).parameters
+    return {name: parameter.default for name, parameter in parameters.items()}
+
+
+def _scenario(recipe: str) -> str:
+    return "class" if recipe == "split" else "domain"
+
+
+def _refuse_bare_path(text: str) -> None:
+    if text and Path(text).expanduser().exists():
+        raise UsageError(
+            f"{text} is a path; say what to do with it: split:{text}, permuted:{text} or "
+            f"rotated:{text}."
+        )

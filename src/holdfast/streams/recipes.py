@@ -1,0 +1,209 @@
+"""Recipes: the ways to make a stream of a source. Their parameters are what a spec can say.
+
+Every recipe takes the source, the stream's name and the seed first; the rest, typed and with
+defaults, are the arguments of spec strings, of the catalogue and of the Python functions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Literal, get_args
+
+import torch
+
+from holdfast.data import Table
+from holdfast.errors import DataError, UsageError
+from holdfast.stream import Stream
+from holdfast.streams.domains import permute, pixels, rotate
+from holdfast.streams.sampling import stratified
+from holdfast.streams.split import Source, class_incremental, domain_incremental
+
+Known = Literal["class", "task"]
+Order = Literal["seed", "natural"]
+First = Literal["identity", "permuted"]
+
+
+def split(
+    source: Source,
+    name: str,
+    seed: int,
+    experiences: int = 5,
+    scenario: Known = "class",
+    online: bool = False,
+    order: Order = "seed",
+    limit: int | None = None,
+    test_limit: int | None = None,
+) -> Stream:
+    """The classes arrive in turn, as many in each experience as in the others.
+
+    Args:
+        source: The data.
+        name: Of the stream.
+        seed: Draws the order of the classes and what `limit` keeps.
+        experiences: At most as many as there are classes.
+        scenario: `"class"`, or `"task"`: the task is known in training and at test.
+        online: Whether each example may be seen only once.
+        order: Of the classes: by `"seed"`, or `"natural"`.
+        limit: Training examples an experience, drawn by seed, classes in proportion; None: all.
+        test_limit: Likewise, test examples.
+
+    Raises:
+        DataError: If there is a single class.
+        UsageError: If an argument is out of range.
+    """
+    _one_of("scenario", scenario, get_args(Known))
+    _one_of("order", order, get_args(Order))
+    if source.classes < 2:
+        raise DataError(
+            f"{source.name!r} has a single class ({', '.join(source.class_names)}); a split needs "
+            "at least two."
+        )
+    stream = class_incremental(source, experiences, seed if order == "seed" else None, name)
+    parts = _limited([(e.train, e.test) for e in stream], limit, test_limit, seed)
+    stream = replace(
+        stream,
+        online=online,
+        experiences=[
+            replace(experience, train=train, test=test)
+            for experience, (train, test) in zip(stream, parts, strict=True)
+        ],
+    )
+    return stream.with_tasks() if scenario == "task" else stream
+
+
+def permuted(
+    source: Source,
+    name: str,
+    seed: int,
+    experiences: int = 5,
+    first: First = "identity",
+    online: bool = False,
+    limit: int | None = None,
+    test_limit: int | None = None,
+) -> Stream:
+    """All classes in every experience, the pixels in another order each time.
+
+    One permutation an experience, the same for all its examples; the channels of a pixel stay
+    together.
+
+    Args:
+        source: The data.
+        name: Of the stream.
+        seed: Draws the permutations and what `limit` keeps.
+        experiences: How many permutations.
+        first: Whether the first one is the `"identity"` or `"permuted"` too.
+        online: Whether each example may be seen only once.
+        limit: Training examples an experience, drawn anew for each; None: all.
+        test_limit: Likewise, test examples.
+
+    Raises:
+        UsageError: If an argument is out of range.
+
+    Source: Goodfellow et al., "An empirical investigation of catastrophic forgetting in
+    gradient-based neural networks" (2013).
+    """
+    _at_least_one("experiences", experiences)
+    _one_of("first", first, get_args(First))
+    source = _alike(source)
+    generator = torch.Generator().manual_seed(seed)
+    count = pixels(source.shape)
+    orders = [torch.randperm(count, generator=generator) for _ in range(experiences)]
+    if first == "identity":
+        orders = [torch.arange(count), *orders[:-1]]
+    parts = _limited([(source.train, source.test)] * experiences, limit, test_limit, seed)
+    domains = []
+    for index, ((train, test), order) in enumerate(zip(parts, orders, strict=True)):
+        label = "identity" if first == "identity" and index == 0 else f"permutation {index}"
+        changed = [part.with_columns(x=permute(part["x"], order)) for part in (train, test)]
+        domains.append((label, changed[0], changed[1]))
+    return replace(domain_incremental(source, domains, name), online=online)
+
+
+def rotated(
+    source: Source,
+    name: str,
+    seed: int,
+    experiences: int = 5,
+    step: float | None = None,
+    online: bool = False,
+    limit: int | None = None,
+    test_limit: int | None = None,
+) -> Stream:
+    """All classes in every experience, the images turned further each time.
+
+    Args:
+        source: The data: images.
+        name: Of the stream.
+        seed: Draws what `limit` keeps.
+        experiences: How many angles; the first is 0.
+        step: Degrees from one to the next, counter-clockwise; None: 180 / experiences, which
+            spreads them evenly over the half circle without its end.
+        online: Whether each example may be seen only once.
+        limit: Training examples an experience, drawn anew for each; None: all.
+        test_limit: Likewise, test examples.
+
+    Raises:
+        DataError: If the inputs are not images.
+        UsageError: If an argument is out of range.
+
+    Source: Lopez-Paz and Ranzato, "Gradient episodic memory for continual learning" (2017), who
+    draw each angle from its part of the half circle; here the angles are fixed.
+    """
+    _at_least_one("experiences", experiences)
+    number = isinstance(step, (int, float)) and not isinstance(step, bool)
+    if step is not None and not (number and math.isfinite(step)):
+        raise UsageError(f"step must be a number of degrees or none; given: {step!r}.")
+    turn = 180 / experiences if step is None else step
+    parts = _limited([(source.train, source.test)] * experiences, limit, test_limit, seed)
+    domains = []
+    for index, (train, test) in enumerate(parts):
+        changed = [part.with_columns(x=rotate(part["x"], index * turn)) for part in (train, test)]
+        domains.append((f"{index * turn:g} degrees", changed[0], changed[1]))
+    return replace(domain_incremental(source, domains, name), online=online)
+
+
+RECIPES: dict[str, Callable[..., Stream]] = {
+    "split": split,
+    "permuted": permuted,
+    "rotated": rotated,
+}
+
+
+def _limited(
+    parts: Sequence[tuple[Table, Table]], limit: Any, test_limit: Any, seed: int
+) -> list[tuple[Table, Table]]:
+    """At most so many examples of every part; an experience's draw depends on none after it."""
+    for name, value in (("limit", limit), ("test_limit", test_limit)):
+        if value is not None:
+            _at_least_one(name, value, " or none")
+    training, testing = (torch.Generator().manual_seed(seed) for _ in range(2))
+    return [
+        (
+            train if limit is None else stratified(train, limit, training),
+            test if test_limit is None else stratified(test, test_limit, testing),
+        )
+        for train, test in parts
+    ]
+
+
+def _alike(source: Source) -> Source:
+    """Features in one common scale, so that they can change places."""
+    if len(source.shape) != 1 or len(source.scale[0]) == 1:
+        return source
+    mean, deviation = (torch.tensor(values) for values in source.scale)
+    train, test = (
+        part.with_columns(x=(part["x"] - mean) / deviation) for part in (source.train, source.test)
+    )
+    return replace(source, train=train, test=test, scale=((0.0,), (1.0,)))
+
+
+def _one_of(name: str, value: Any, accepted: Sequence[str]) -> None:
+    if value not in accepted:
+        raise UsageError(f"{name} must be {' or '.join(accepted)}; given: {value!r}.")
+
+
+def _at_least_one(name: str, value: Any, alternative: str = "") -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UsageError(f"{name} must be a whole number from 1{alternative}; given: {value!r}.")
