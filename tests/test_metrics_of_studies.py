@@ -32,6 +32,12 @@ def test_a_dip_counts_down_from_the_end_where_the_score_does_not_come_back_all_t
     assert gap.dip == pytest.approx(0.5)
 
 
+def test_a_score_that_did_not_fall_below_the_level_has_nothing_to_recover_from():
+    gap = metrics.stability_gap([[0.5, 0], [0.49, 1], [0.5, 1], [0.0, 1]], [0, 1, 1, 1], level=0.0)
+    assert math.isnan(gap.recovered)
+    assert math.isnan(gap.recovery)
+
+
 def test_fluctuation_is_the_dip_of_the_second_half_alone():
     curve = [[1.0, 0], *[[s, 1] for s in (0.2, 0.9, 0.8, 0.7, 0.8)]]
     assert metrics.stability_gap(curve, [0, 1, 1, 1, 1, 1]).fluctuation == pytest.approx(0.1)

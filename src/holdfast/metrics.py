@@ -148,9 +148,9 @@ class Gap(NamedTuple):
             experiences cannot see. Zero for a score that only falls.
         fluctuation: The dip of the second half of the experience alone, where the switch is long
             past: what a dip would be without a switch.
-        recovery: Evaluations until the score is back, after its lowest point, at `level` of what
-            it was before; over those that come back. NaN if none does.
-        recovered: Share that comes back within the experience.
+        recovery: Evaluations until a score that fell below `level` of what it was before is back
+            there, after its lowest point; over those that come back. NaN if none does.
+        recovered: Share of those that come back within the experience. NaN if none fell so far.
     """
 
     drop: float
@@ -179,6 +179,7 @@ def stability_gap(curve: ArrayLike, experiences: Sequence[int], level: float = 0
     a, during = np.asarray(curve, dtype=float), np.asarray(experiences)
     found: list[tuple[float, float, float]] = []
     back: list[int] = []
+    fallen = 0
     for experience in range(1, int(during[-1]) + 1):
         before = a[during == experience - 1][-1]
         scores = a[during == experience]
@@ -188,6 +189,9 @@ def stability_gap(curve: ArrayLike, experiences: Sequence[int], level: float = 0
             dips = _dip(before[i], column), _dip(late[0], late)
             found.append((before[i] - column.min(), *dips))
             lowest = int(column.argmin())
+            if column[lowest] >= level * before[i]:
+                continue
+            fallen += 1
             again = np.flatnonzero(column[lowest:] >= level * before[i])
             if len(again):
                 back.append(lowest + int(again[0]) + 1)
@@ -195,7 +199,8 @@ def stability_gap(curve: ArrayLike, experiences: Sequence[int], level: float = 0
         return Gap(*[float("nan")] * 5)
     drop, dip, fluctuation = np.mean(found, axis=0)
     recovery = float(np.mean(back)) if back else float("nan")
-    return Gap(float(drop), float(dip), float(fluctuation), recovery, len(back) / len(found))
+    share = len(back) / fallen if fallen else float("nan")
+    return Gap(float(drop), float(dip), float(fluctuation), recovery, share)
 
 
 def _dip(before: float, scores: NDArray[np.float64]) -> float:

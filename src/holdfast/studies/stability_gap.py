@@ -173,7 +173,8 @@ def summarised(scores: np.ndarray[Any, Any], during: Sequence[int]) -> Measured:
     for window in (10, 100):
         measured[f"wf_{window}"] = metrics.windowed_forgetting(scores, window)
         measured[f"wp_{window}"] = metrics.windowed_plasticity(scores, window)
-    measured["gap"]["recovery"] = None if np.isnan(gap.recovery) else gap.recovery
+    for name in ("recovery", "recovered"):
+        measured["gap"][name] = None if np.isnan(measured["gap"][name]) else measured["gap"][name]
     return measured
 
 
