@@ -136,6 +136,137 @@ def _largest_change(curve: NDArray[np.float64], window: int) -> float:
     return float(best.mean())
 
 
+class Gap(NamedTuple):
+    """What happens to earlier test sets while one more experience is learned.
+
+    Each is a mean over experiences but the first and over the test sets before them.
+
+    Attributes:
+        drop: Score before the experience minus the lowest score during it.
+        dip: How far the lowest score lies below both the score before the experience and the one
+            at its end: the part of the drop that is made good again, and that evaluation after
+            experiences cannot see. Zero for a score that only falls.
+        fluctuation: The dip of the second half of the experience alone, where the switch is long
+            past: what a dip would be without a switch.
+        recovery: Evaluations until a score that fell below `level` of what it was before is back
+            there, after its lowest point; over those that come back. NaN if none does.
+        recovered: Share of those that come back within the experience. NaN if none fell so far.
+    """
+
+    drop: float
+    dip: float
+    fluctuation: float
+    recovery: float
+    recovered: float
+
+
+def stability_gap(curve: ArrayLike, experiences: Sequence[int], level: float = 0.95) -> Gap:
+    """How deep earlier scores fall when an experience begins, and how soon they are back.
+
+    Args:
+        curve: Evaluations by test sets.
+        experiences: The experience in which each evaluation was made, ascending from 0.
+        level: Share of the former score that counts as recovered.
+
+    All are NaN with a single experience.
+
+    Example:
+        >>> curve = [[0.9, 0.0], [0.5, 0.6], [0.7, 0.9], [0.8, 0.9], [0.8, 0.9]]
+        >>> gap = stability_gap(curve, [0, 1, 1, 1, 1], level=0.8)
+        >>> round(gap.drop, 2), round(gap.dip, 2), gap.recovery
+        (0.4, 0.3, 3.0)
+    """
+    a, during = np.asarray(curve, dtype=float), np.asarray(experiences)
+    found: list[tuple[float, float, float]] = []
+    back: list[int] = []
+    fallen = 0
+    for experience in range(1, int(during[-1]) + 1):
+        before = a[during == experience - 1][-1]
+        scores = a[during == experience]
+        for i in range(experience):
+            column = scores[:, i]
+            late = column[len(column) // 2 :]
+            dips = _dip(before[i], column), _dip(late[0], late)
+            found.append((before[i] - column.min(), *dips))
+            lowest = int(column.argmin())
+            if column[lowest] >= level * before[i]:
+                continue
+            fallen += 1
+            again = np.flatnonzero(column[lowest:] >= level * before[i])
+            if len(again):
+                back.append(lowest + int(again[0]) + 1)
+    if not found:
+        return Gap(*[float("nan")] * 5)
+    drop, dip, fluctuation = np.mean(found, axis=0)
+    recovery = float(np.mean(back)) if back else float("nan")
+    share = len(back) / fallen if fallen else float("nan")
+    return Gap(float(drop), float(dip), float(fluctuation), recovery, share)
+
+
+def _dip(before: float, scores: NDArray[np.float64]) -> float:
+    return max(0.0, float(min(before, scores[-1]) - scores.min()))
+
+
+def learning_curve_area(curve: ArrayLike, experiences: Sequence[int], first: int = 10) -> float:
+    """Mean score on the present test set over the first evaluations of its experience.
+
+    Args:
+        curve: Evaluations by test sets.
+        experiences: The experience in which each evaluation was made, ascending from 0.
+        first: How many evaluations; fewer if an experience has fewer.
+
+    Source: LCA of Chaudhry et al., "Efficient lifelong learning with A-GEM" (2019), over
+    evaluations 1 to `first`, without the one before the first step.
+    """
+    a, during = np.asarray(curve, dtype=float), np.asarray(experiences)
+    areas = [a[during == k, k][:first].mean() for k in range(int(during[-1]) + 1)]
+    return float(np.mean(areas))
+
+
+class Errors(NamedTuple):
+    """Wrong answers by what was shown and what was answered: counts."""
+
+    old_as_old: int
+    old_as_new: int
+    new_as_old: int
+    new_as_new: int
+
+
+def error_decomposition(
+    predicted: ArrayLike, labels: ArrayLike, old: Sequence[int], new: Sequence[int]
+) -> Errors:
+    """Which confusions the errors are: among old classes, among new ones, or across.
+
+    Args:
+        predicted: Class answered, one an example.
+        labels: Class shown.
+        old: Classes learned before; `new`: classes just learned. Others must not occur.
+
+    Raises:
+        ValueError: If the lengths differ or a class is in neither list.
+
+    Source: Zhao et al., "Maintaining discrimination and fairness in class incremental learning"
+    (2020).
+
+    Example:
+        >>> error_decomposition([0, 1, 2, 2], [0, 0, 0, 3], old=[0, 1], new=[2, 3])
+        Errors(old_as_old=1, old_as_new=1, new_as_old=0, new_as_new=1)
+    """
+    p, y = np.asarray(predicted), np.asarray(labels)
+    if p.shape != y.shape or p.ndim != 1:
+        raise ValueError(f"Predictions {p.shape} and labels {y.shape} must be equally long lists.")
+    stray = set(np.concatenate([p, y]).tolist()) - {*old, *new}
+    if stray:
+        raise ValueError(f"Classes {sorted(stray)} are neither among the old nor the new ones.")
+    wrong, shown_old, answered_old = p != y, np.isin(y, list(old)), np.isin(p, list(old))
+    return Errors(
+        int((wrong & shown_old & answered_old).sum()),
+        int((wrong & shown_old & ~answered_old).sum()),
+        int((wrong & ~shown_old & answered_old).sum()),
+        int((wrong & ~shown_old & ~answered_old).sum()),
+    )
+
+
 def summary(matrix: ArrayLike, initial: ArrayLike) -> dict[str, float]:
     """All metrics that need nothing but one run's matrix."""
     return {

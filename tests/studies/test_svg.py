@@ -1,0 +1,42 @@
+"""Charts: what is drawn is where its number is."""
+
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from holdfast.studies.svg import BOTTOM, HEIGHT, TOP, Panel, Series, draw, ticks
+
+
+def heights(svg):
+    return [float(h) for h in re.findall(r'height="([\d.]+)" fill="#0072b2"', svg)]
+
+
+def test_bars_are_as_high_as_their_numbers():
+    bars = Series("a", [0, 1], [25.0, 50.0])
+    svg = draw([Panel("t", "x", "y", [bars], y_range=(0, 100), names=["one", "two"])])
+    assert heights(svg) == pytest.approx([0.25 * (HEIGHT - TOP - BOTTOM), 0.5 * 182], abs=0.06)
+
+
+def test_a_line_goes_from_the_first_number_to_the_last_and_leaves_out_holes():
+    line = Series("a", [0, 1, 2], [0.0, float("nan"), 10.0])
+    svg = draw([Panel("t", "x", "y", [line])])
+    path = re.search(r'd="M([^"]*)" fill="none" stroke="#0072b2"', svg)
+    assert path is not None
+    points = [tuple(map(float, p.split())) for p in path[1].split("L")]
+    assert points == [(58.0, HEIGHT - BOTTOM), (748.0, TOP)]
+
+
+def test_a_picture_is_xml_whatever_the_names_are():
+    lines = [Series(label, [0, 1], [1, 2], [0.1, 0.1]) for label in ("<b>", "a & b")]
+    root = ET.fromstring(draw([Panel("<t>", "&", '"', lines, marks=[0.5], level=1.5)]))
+    texts = [element.text for element in root.iter() if element.tag.endswith("text")]
+    assert {"<b>", "a & b", "<t>", "&", '"'} <= set(texts)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 640), (-3.2, 17), (0.2, 0.21)])
+def test_ticks_are_few_round_and_inside(low, high):
+    found = ticks(low, high)
+    assert 3 <= len(found) <= 9
+    assert low - 1e-9 <= found[0]
+    assert found[-1] <= high + 1e-9
