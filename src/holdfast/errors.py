@@ -43,6 +43,13 @@ class CheckpointError(RunError):
     """A checkpoint is damaged, foreign, or from a newer version."""
 
 
+def at_least(least: int, **given: int | None) -> None:
+    """Raise `UsageError` for the first argument that is smaller than `least`; None passes."""
+    for name, value in given.items():
+        if value is not None and value < least:
+            raise UsageError(f"{name} must be at least {least}; given: {value}.")
+
+
 def unknown(kind: str, name: str, accepted: Iterable[str], owner: str = "") -> UsageError:
     """The error for a name that does not exist, with the nearest one that does."""
     names = sorted(accepted)

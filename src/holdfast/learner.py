@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from holdfast.cost import Meter, peak_memory, reset_peak_memory, stored_bytes
 from holdfast.data import Batch, Batches, Table, columns, size
-from holdfast.errors import Diverged, UsageError
+from holdfast.errors import Diverged, UsageError, at_least
 from holdfast.evaluation import Record, TestSets, undisturbed
 from holdfast.method import Method, refuse_unfit
 from holdfast.objective import Classification, Objective
@@ -89,11 +89,7 @@ class Learner:
         seed: int = 0,
         device: torch.device | str | None = None,
     ) -> None:
-        for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-            if value < 1:
-                raise UsageError(f"{name} must be at least 1; given: {value}.")
-        if evaluate_every is not None and evaluate_every < 1:
-            raise UsageError(f"evaluate_every must be at least 1; given: {evaluate_every}.")
+        at_least(1, epochs=epochs, batch_size=batch_size, evaluate_every=evaluate_every)
         if optimizer_state not in ("reset", "keep"):
             raise UsageError(
                 f"optimizer_state must be 'reset' or 'keep'; given: {optimizer_state!r}."

@@ -82,6 +82,8 @@ class Method(Remembers):
     """
 
     tags: ClassVar[Tags] = Tags("bound", "Plain training", "")
+    replaces_loss: ClassVar[bool] = False
+    """Whether `loss` drops the loss it is given, so that nothing may be added before it."""
 
     def __init__(self) -> None:  # without it a method's signature would be nn.Module's *args
         super().__init__()
@@ -185,7 +187,8 @@ def chain(*methods: Method) -> Method:
 
     Raises:
         UsageError: If two of them replace gradient training (`fit`), if two decide the prediction
-            (`predict`), or if one object is given twice.
+            (`predict`), if one drops what those before it add to the loss, or if one object is
+            given twice.
 
     Example:
         >>> from holdfast.methods import ER, WA
@@ -201,6 +204,14 @@ def chain(*methods: Method) -> Method:
         rivals = [type(part).__name__ for part in flat if part.overrides(hook)]
         if len(rivals) > 1:
             raise UsageError(f"{' and '.join(rivals)} cannot be chained: both {what}.")
+    for place, part in enumerate(flat):
+        dropped = [type(p).__name__ for p in flat[:place] if p.overrides("loss")]
+        if part.replaces_loss and dropped:
+            name = type(part).__name__
+            raise UsageError(
+                f"{name} replaces the loss, and would drop what {dropped[0]} adds to it: chain "
+                f"{name} before {dropped[0]}."
+            )
     return flat[0] if len(flat) == 1 else Chain(*flat)
 
 

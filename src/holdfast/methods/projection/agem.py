@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from holdfast.errors import at_least
 from holdfast.memory.buffer import Buffer
 from holdfast.method import Method, Tags
 from holdfast.optim.gradients import flat, shaped, without_conflict
@@ -40,6 +41,7 @@ class AGEM(Method):
 
     def __init__(self, capacity: int = 200, references: int = 256) -> None:
         super().__init__()
+        at_least(1, references=references)
         self.capacity, self.references = capacity, references
         self.buffer = Buffer(capacity, "class_balanced")
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from holdfast.data import Batch
+from holdfast.errors import at_least
 from holdfast.losses import output_distance
 from holdfast.memory.buffer import Buffer
 from holdfast.method import Method, Tags
@@ -51,6 +52,7 @@ class DER(Method):
         insert_epochs: int | None = None,
     ) -> None:
         super().__init__()
+        at_least(1, batch_size=batch_size, insert_epochs=insert_epochs)
         self.capacity, self.alpha = capacity, alpha
         self.batch_size, self.insert_epochs = batch_size, insert_epochs
         self.buffer = Buffer(capacity)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from holdfast.data import Batch, concat
+from holdfast.errors import at_least
 from holdfast.memory.buffer import Buffer, Retrieval, Storage
 from holdfast.memory.herding import keep_herded
 from holdfast.method import Method, Tags
@@ -53,6 +54,7 @@ class ER(Method):
         insert_epochs: int = 1,
     ) -> None:
         super().__init__()
+        at_least(1, batch_size=batch_size, insert_epochs=insert_epochs)
         self.capacity, self.batch_size, self.insert_epochs = capacity, batch_size, insert_epochs
         self.storage, self.retrieval = storage, retrieval
         self.buffer = Buffer(capacity, storage, retrieval)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from holdfast.data import Batch, Table
-from holdfast.errors import UsageError
 from holdfast.losses import binary_cross_entropy
 from holdfast.memory.buffer import Buffer
 from holdfast.memory.herding import keep_herded
@@ -56,6 +54,7 @@ class ICaRL(Method):
         keeps=frozenset({"examples", "model", "prototypes"}),
     )
     remembers = ("between",)
+    replaces_loss = True
 
     def __init__(self, capacity: int = 200, mirror: bool | None = None) -> None:
         super().__init__()
@@ -64,12 +63,6 @@ class ICaRL(Method):
         self.between = False  # experiences: the means are those of the present network
 
     def setup(self, learner: Learner) -> None:
-        for part in takewhile(lambda part: part is not self, learner.method.parts()):
-            if part.overrides("loss"):
-                raise UsageError(
-                    f"ICaRL replaces the loss, and would drop what {type(part).__name__} adds to "
-                    f"it: chain ICaRL before {type(part).__name__}."
-                )
         assert learner.stream is not None
         self.teacher = Snapshot(lambda: learner.model)
         width = learner.features(learner.stream[0].train.take(slice(0, 1)).to(learner.device)).shape
