@@ -436,7 +436,7 @@ class Learner:
         raise Diverged(
             f"{what} at step {step} of experience {self.index}; "
             f"last good checkpoint: {self.last_checkpoint or 'none'}. "
-            "A smaller learning rate is the usual remedy."
+            "A smaller learning rate (or a weaker penalty) is the usual remedy."
         )
 
     @staticmethod

@@ -37,6 +37,7 @@ from torch import Tensor, nn
 
 from holdfast.data import Batch, Table
 from holdfast.errors import StreamRefused, UsageError
+from holdfast.memory.prototypes import Prototypes
 from holdfast.memory.remembers import Remembers
 from holdfast.stream import Experience, Stream
 
@@ -84,6 +85,8 @@ class Method(Remembers):
     tags: ClassVar[Tags] = Tags("bound", "Plain training", "")
     replaces_loss: ClassVar[bool] = False
     """Whether `loss` drops the loss it is given, so that nothing may be added before it."""
+    replaces_training: ClassVar[bool] = False
+    """Whether `fit` always answers True, so that what acts during training steps never would."""
 
     def __init__(self) -> None:  # without it a method's signature would be nn.Module's *args
         super().__init__()
@@ -163,6 +166,10 @@ class Method(Remembers):
         return {name: getattr(self, name) for name in named}
 
 
+STEPWISE = ("batch", "logits", "loss", "gradients", "step")
+"""The hooks of a training step."""
+
+
 class Chain(Method):
     """Methods at work together, each hook in the order given. Built by `chain`."""
 
@@ -186,9 +193,9 @@ def chain(*methods: Method) -> Method:
         methods: One or more methods; chains are flattened.
 
     Raises:
-        UsageError: If two of them replace gradient training (`fit`), if two decide the prediction
-            (`predict`), if one drops what those before it add to the loss, or if one object is
-            given twice.
+        UsageError: If two of them replace gradient training (`fit`) or decide the prediction
+            (`predict`), if one acts during training steps and another makes none, if one drops what
+            those before it add to the loss, or if one object is given twice.
 
     Example:
         >>> from holdfast.methods import ER, WA
@@ -205,6 +212,12 @@ def chain(*methods: Method) -> Method:
         if len(rivals) > 1:
             raise UsageError(f"{' and '.join(rivals)} cannot be chained: both {what}.")
     for place, part in enumerate(flat):
+        idle = [type(p).__name__ for p in flat if p is not part and any(map(p.overrides, STEPWISE))]
+        if part.replaces_training and idle:
+            raise UsageError(
+                f"{idle[0]} acts during training steps, and {type(part).__name__} makes none: they "
+                "cannot be chained."
+            )
         dropped = [type(p).__name__ for p in flat[:place] if p.overrides("loss")]
         if part.replaces_loss and dropped:
             name = type(part).__name__
@@ -217,6 +230,12 @@ def chain(*methods: Method) -> Method:
 
 def refuse_unfit(method: Method, stream: Stream, model: nn.Module) -> None:
     """Raise `StreamRefused` with the first reason why `method` cannot serve `stream`."""
+    trained = not any(part.replaces_training for part in method.parts())
+    if trained and isinstance(getattr(model, "head", None), Prototypes):
+        raise StreamRefused(
+            "A prototype head holds class means and is not trained: use the method ncm, which "
+            "fills it, or another head."
+        )
     for part in method.parts():
         reason = part.refusal(stream, model)
         if reason:

@@ -8,7 +8,10 @@ import torch
 from sklearn.neighbors import NearestCentroid
 
 from holdfast.data import Table
-from holdfast.methods import NCM
+from holdfast.errors import StreamRefused, UsageError
+from holdfast.learner import Learner
+from holdfast.method import chain
+from holdfast.methods import ER, NCM
 from holdfast.models import build
 
 
@@ -65,3 +68,27 @@ def test_nothing_is_trained_and_nothing_is_forgotten_but_to_new_rivals(numbered,
 def test_classes_without_an_example_are_never_predicted(numbered, learned, watching):
     learner = learned(numbered(), NCM())
     assert learner.record.matrix[0][1:] == [0.0, 0.0]
+
+
+def test_a_prototype_head_is_filled_and_then_predicts_by_itself(numbered):
+    stream = numbered()
+    headed = Learner(build("mlp(width=16)", stream, head="prototype", seed=0), NCM())
+    headed.learn(stream)
+    x = stream[0].test["x"]
+    with torch.no_grad():
+        torch.testing.assert_close(headed.model(x), headed.predict({"x": x}))
+    assert headed.record.matrix[-1] == pytest.approx(
+        Learner(build("mlp(width=16)", stream, seed=0), NCM()).learn(stream).matrix[-1]
+    )
+
+
+def test_a_prototype_head_is_refused_by_methods_that_train(numbered):
+    stream = numbered()
+    learner = Learner(build("mlp(width=16)", stream, head="prototype"), ER(capacity=10))
+    with pytest.raises(StreamRefused, match="is not trained: use the method ncm"):
+        learner.learn(stream)
+
+
+def test_methods_that_act_on_training_steps_are_not_chained_with_it():
+    with pytest.raises(UsageError, match="ER acts during training steps, and NCM makes none"):
+        chain(ER(), NCM())

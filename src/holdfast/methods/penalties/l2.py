@@ -35,7 +35,7 @@ class L2(Method):
         keeps=frozenset({"parameters"}),
     )
 
-    def __init__(self, strength: float = 0.01) -> None:
+    def __init__(self, strength: float = 0.1) -> None:
         super().__init__()
         self.strength = strength
         self.anchor = ParameterStore()

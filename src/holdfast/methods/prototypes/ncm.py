@@ -20,7 +20,8 @@ class NCM(Method):
         y(x) = argmin_c |h(x) - mu_c|,   mu_c the mean of h over all examples of c so far
 
     The features h are those of the model's backbone as it is given, pre-trained or not. Nothing
-    is forgotten, because sums only grow.
+    is forgotten, because sums only grow. A model with `head="prototype"` keeps the means in its
+    head, and can be used without the method afterwards.
 
     Args:
         normalise: Compare directions instead of positions.
@@ -34,11 +35,17 @@ class NCM(Method):
         keeps=frozenset({"prototypes"}),
     )
 
+    replaces_training = True
+
     def __init__(self, normalise: bool = False) -> None:
         super().__init__()
         self.normalise = normalise
 
     def setup(self, learner: Learner) -> None:
+        if isinstance(learner.model.head, Prototypes):  # the head's own means, then
+            self.means = learner.model.head
+            self.means.normalise = self.normalise
+            return
         assert learner.stream is not None
         one = learner.stream[0].train.take(slice(0, 1)).to(learner.device)
         width = learner.features(one).shape[1]
