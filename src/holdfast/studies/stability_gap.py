@@ -409,8 +409,8 @@ STUDY = Study(
     figures=figures,
     departures=(
         "1,000 images a task and one hidden layer of 400 units, so that it runs in minutes.",
-        "The task-incremental stream is CIFAR-10, the paper's Mini-ImageNet. At first it was MNIST; "
-        "there fine-tuning with the task known forgets nothing, so there is nothing to see.",
+        "The task-incremental stream is CIFAR-10, the paper's Mini-ImageNet. MNIST was tried "
+        "first; there fine-tuning with the task known forgets nothing: there is nothing to see.",
         "A-GEM stands in for GEM, which the catalogue does not have yet.",
         "`replay` is the paper's: a class-balanced memory filled when a task ends, and the loss "
         "0.3 new + 0.7 memory; `er` is the catalogue's: a reservoir filled on the way.",
