@@ -133,8 +133,9 @@ def run(
 
 def _scale(found: Study, quick: bool) -> Scale:
     """Quick if asked for, else the largest scale for which the data are here."""
-    from holdfast.streams.sources import present
+    from holdfast.streams.sources import SOURCES, present
 
     if quick:
         return "quick"
-    return "data" if all(present(file) for file in found.files) else "digits"
+    here = all(any(present(file) for file in SOURCES[name][1]) for name in found.data)
+    return "data" if here else "digits"

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from holdfast.checkpoint import write_atomically
-from holdfast.studies.study import RULE, Figure, Grid, Scale, Study, Verdict
+from holdfast.studies.study import RULE, Figure, Finding, Grid, Scale, Study, Verdict
 
 WIDTH = 80
 
@@ -99,10 +99,7 @@ def markdown(outcome: Outcome) -> str:
     lines += ["", "| claim | observed | verdict |", "| --- | --- | --- |"]
     for verdict in outcome.verdicts:
         by = "" if verdict.by == "paper" else " (ours)"
-        observed = "<br>".join(
-            f"{f.rule}: **{f.shown}** ({'holds' if f.holds else 'does not hold'})"
-            for f in verdict.findings
-        )
+        observed = "<br>".join(f"{f.rule}: **{f.shown}** ({_mark(f)})" for f in verdict.findings)
         lines.append(f"| {verdict.claim}{by} | {observed} | **{verdict.decision}** |")
     for figure in outcome.figures:
         lines += ["", f"![{figure.caption}](figures/{figure.name}.svg)", "", figure.caption]
@@ -120,7 +117,9 @@ def page(outcome: Outcome) -> str:
     rows = "".join(
         "<tr><td>{}</td><td>{}</td><td class={}>{}</td></tr>".format(
             escape(verdict.claim),
-            "<br>".join(f"{escape(f.rule)}: <b>{escape(f.shown)}</b>" for f in verdict.findings),
+            "<br>".join(
+                f"{escape(f.rule)}: <b>{escape(f.shown)}</b> ({_mark(f)})" for f in verdict.findings
+            ),
             verdict.decision.split()[0],
             verdict.decision,
         )
@@ -158,6 +157,10 @@ def _html_grid(grid: Grid) -> str:
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in grid.rows
     )
     return f"<h2>{escape(grid.title)}</h2><div><table><tr>{header}</tr>{rows}</table></div>"
+
+
+def _mark(finding: Finding) -> str:
+    return "holds" if finding.holds else "does not hold"
 
 
 def _ran(outcome: Outcome) -> str:

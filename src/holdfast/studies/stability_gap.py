@@ -8,9 +8,9 @@ gradient that is close to nothing when the new task begins.
 Source: De Lange, van de Ven and Tuytelaars, "Continual evaluation for lifelong learning:
 Identifying the stability gap" (2023).
 
-Run: six methods on split MNIST (class- and task-incremental) and on rotated MNIST
-(domain-incremental), scored after every step; replay at several step sizes and at three angles of
-rotation; the gradients of the steps after a switch, taken apart.
+Run: six methods on split MNIST (class-incremental), split CIFAR-10 (task-incremental) and rotated
+MNIST (domain-incremental), scored after every step; replay at several step sizes and at three
+angles of rotation; the gradients of the steps after a switch, taken apart.
 """
 
 from __future__ import annotations
@@ -64,23 +64,24 @@ def arms(scale: Scale) -> dict[str, Settings]:
         "evaluate_every": 1,
         "evaluate_subset": {"data": 100, "digits": 72, "quick": 20}[scale],
     }
-    split, rotated = {
+    classes, tasks, rotated = {
         "data": (
-            "split-mnist(limit=1000, test_limit=500{})",
+            "split-mnist(limit=1000, test_limit=500)",
+            "split-cifar10(limit=1000, test_limit=500, scenario=task)",
             "rotated-mnist(limit=1000, test_limit=500, experiences=4, step={})",
         ),
-        "digits": ("split-digits({})", "rotated-digits(limit=300, experiences=4, step={})"),
+        "digits": (
+            "split-digits",
+            "split-digits(scenario=task)",
+            "rotated-digits(limit=300, experiences=4, step={})",
+        ),
         "quick": (
-            "split-digits(limit=160, experiences=3{})",
+            "split-digits(limit=160, experiences=3)",
+            "split-digits(limit=160, experiences=3, scenario=task)",
             "rotated-digits(limit=160, experiences=3, step={})",
         ),
     }[scale]
-    comma = "" if scale == "digits" else ", "
-    where = {
-        "class": split.format(""),
-        "task": split.format(comma + "scenario=task"),
-        "domain": rotated.format(45),
-    }
+    where = {"class": classes, "task": tasks, "domain": rotated.format(45)}
     found = {
         f"{method}, {scenario}": {**base, "method": method, "stream": where[scenario]}
         for scenario in SCENARIOS
@@ -400,15 +401,16 @@ STUDY = Study(
         "it back before the task ends, where it is looked for."
     ),
     minutes={"data": 15, "digits": 8, "quick": 0.3},
-    files=("mnist/mnist.npz",),
+    data=("mnist", "cifar10"),
     arms=arms,
     measure=measure,
     claims=CLAIMS,
     grids=grids,
     figures=figures,
     departures=(
-        "Subsets of MNIST and one hidden layer of 400 units, so that it runs in minutes; the paper "
-        "also uses CIFAR-10, Mini-ImageNet and Mini-DomainNet.",
+        "1,000 images a task and one hidden layer of 400 units, so that it runs in minutes.",
+        "The task-incremental stream is CIFAR-10, the paper's Mini-ImageNet. MNIST was tried "
+        "first; there fine-tuning with the task known forgets nothing: there is nothing to see.",
         "A-GEM stands in for GEM, which the catalogue does not have yet.",
         "`replay` is the paper's: a class-balanced memory filled when a task ends, and the loss "
         "0.3 new + 0.7 memory; `er` is the catalogue's: a reservoir filled on the way.",

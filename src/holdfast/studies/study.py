@@ -195,7 +195,7 @@ class Study:
         source: Authors and year.
         claim: In one sentence.
         minutes: What a run with 3 seeds takes on two cores, by scale.
-        files: In HOLDFAST_DATA, without which it runs on the digits.
+        data: Names of sources in HOLDFAST_DATA without which it runs on the digits.
         arms: From a scale to every arm's settings.
         measure: From an arm's settings and a seed to what the run gave. It runs in another
             process.
@@ -210,7 +210,7 @@ class Study:
     source: str
     claim: str
     minutes: Mapping[Scale, float]
-    files: tuple[str, ...]
+    data: tuple[str, ...]
     arms: Callable[[Scale], Mapping[str, Settings]]
     measure: Callable[[Settings, int], Measured]
     claims: tuple[Claim, ...]

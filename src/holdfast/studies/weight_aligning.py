@@ -383,7 +383,7 @@ STUDY = Study(
         "of new classes, and one factor on them takes the bias away."
     ),
     minutes={"data": 12, "digits": 8, "quick": 0.3},
-    files=("fashion_mnist/fashion_mnist.npz",),
+    data=("fashion-mnist",),
     arms=arms,
     measure=measure,
     claims=CLAIMS,
