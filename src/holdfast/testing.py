@@ -28,8 +28,8 @@ from holdfast.learner import Learner, Observer
 from holdfast.method import Method, chain
 from holdfast.models import build as build_model
 from holdfast.stream import Experience, Stream
+from holdfast.streams.source import Source, class_incremental, domain_incremental
 from holdfast.streams.sources import digits
-from holdfast.streams.split import Source, class_incremental, domain_incremental
 
 Factory = Callable[[], Method]
 Result = TypeVar("Result")

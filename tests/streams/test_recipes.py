@@ -6,8 +6,8 @@ import torch
 from holdfast.data import Table
 from holdfast.errors import DataError, UsageError
 from holdfast.streams.recipes import permuted, rotated, split
+from holdfast.streams.source import Source
 from holdfast.streams.sources import digits
-from holdfast.streams.split import Source
 
 
 @pytest.fixture(scope="module")

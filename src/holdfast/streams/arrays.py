@@ -13,7 +13,7 @@ import numpy as np
 from holdfast.data import Table
 from holdfast.errors import DataError
 from holdfast.streams.labels import Part, assemble, inputs
-from holdfast.streams.split import Source
+from holdfast.streams.source import Source
 
 Arrays = dict[str, np.ndarray[Any, np.dtype[Any]]]
 COLUMNS = ("x_train", "y_train", "x_test", "y_test")

@@ -15,7 +15,7 @@ from holdfast.stream import Stream
 from holdfast.streams import recipes
 from holdfast.streams.labels import Part, assemble, refuse_not_finite
 from holdfast.streams.recipes import First, Known, Order
-from holdfast.streams.split import Source
+from holdfast.streams.source import Source
 
 
 class TorchDataset(Protocol):

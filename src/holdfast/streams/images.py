@@ -13,7 +13,7 @@ from torch import Tensor
 from holdfast.data import Table
 from holdfast.errors import DataError
 from holdfast.streams.labels import Part, assemble
-from holdfast.streams.split import Source
+from holdfast.streams.source import Source
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB", "RGBA": "RGBA"}

@@ -13,7 +13,7 @@ from torch import Tensor
 from holdfast.data import Table
 from holdfast.errors import DataError
 from holdfast.streams.sampling import held_out
-from holdfast.streams.split import Source, scale_of
+from holdfast.streams.source import Source, scale_of
 
 Labels = np.ndarray[Any, np.dtype[Any]]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from holdfast.errors import DataError
 from holdfast.streams.arrays import read_arrays
 from holdfast.streams.images import holds_images, read_folder
-from holdfast.streams.split import Source
+from holdfast.streams.source import Source
 from holdfast.streams.tabular import KINDS, is_saved, pair_in, read_dataset, read_files
 
 ACCEPTED = (

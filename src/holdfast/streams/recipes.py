@@ -18,7 +18,7 @@ from holdfast.errors import DataError, UsageError
 from holdfast.stream import Stream
 from holdfast.streams.domains import permute, pixels, rotate
 from holdfast.streams.sampling import stratified
-from holdfast.streams.split import Source, class_incremental, domain_incremental
+from holdfast.streams.source import Source, class_incremental, domain_incremental
 
 Known = Literal["class", "task"]
 Order = Literal["seed", "natural"]

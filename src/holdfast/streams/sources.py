@@ -12,7 +12,7 @@ import torch
 from holdfast.data import Table
 from holdfast.errors import DataError
 from holdfast.streams.arrays import from_arrays, read_arrays
-from holdfast.streams.split import Source, scale_of
+from holdfast.streams.source import Source, scale_of
 
 VARIABLE = "HOLDFAST_DATA"
 

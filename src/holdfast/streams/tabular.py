@@ -14,7 +14,7 @@ from holdfast.data import Table
 from holdfast.errors import DataError
 from holdfast.streams.images import stack
 from holdfast.streams.labels import Labels, Part, assemble, inputs
-from holdfast.streams.split import Source
+from holdfast.streams.source import Source
 
 KINDS = {".csv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 """File ending to the reader in `datasets`."""

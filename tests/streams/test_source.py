@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from holdfast.data import Table
 from holdfast.errors import UsageError
-from holdfast.streams.split import (
+from holdfast.streams.source import (
     Source,
     class_incremental,
     class_order,
