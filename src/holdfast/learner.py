@@ -5,7 +5,7 @@ Read from `learn` down to `update`, this file is one batch's way from the stream
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -13,19 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from holdfast.chance import GlobalChance
 from holdfast.cost import Meter, peak_memory, reset_peak_memory, stored_bytes
 from holdfast.data import Batch, Batches, Table, columns, size
-from holdfast.errors import Diverged, UsageError, at_least
+from holdfast.divergence import LossWatch, check_weights
+from holdfast.errors import UsageError, at_least
 from holdfast.evaluation import Record, TestSets, undisturbed
 from holdfast.method import Method, refuse_unfit
 from holdfast.objective import Classification, Objective
 from holdfast.optim.carry import carry_state
 from holdfast.optim.schedules import Schedule, constant
 from holdfast.stream import Experience, Stream
-
-LOSSES_HELD = 50
-"""Losses are checked for NaN this many at a time, so that no step waits for the device."""
-
 
 MakeOptimizer = Callable[[list[nn.Parameter]], Optimizer]
 SGD: MakeOptimizer = partial(torch.optim.SGD, lr=0.01, momentum=0.9)
@@ -104,12 +102,12 @@ class Learner:
         self.evaluate_every, self.evaluate_subset = evaluate_every, evaluate_subset
         self.seed = seed
         self.generator = torch.Generator(self.device).manual_seed(seed)
-        self.global_rng = self._seeded_rng(seed)
+        self.chance = GlobalChance(seed, self.device)
         self.meter = Meter(self.device)
         self.record = Record()
         self.last_checkpoint: str | None = None
         self._given_objective = objective
-        self._losses: list[Tensor] = []
+        self.watch = LossWatch()
         self._collect_hooks()
 
         self.stream: Stream | None = None
@@ -136,7 +134,7 @@ class Learner:
             self.start(stream)
         if self.stream is not stream:
             raise UsageError("This learner has begun another stream; build a new learner.")
-        with self._own_rng():
+        with self.chance.mine():
             if not self.record.initial:
                 self.record.scenario = stream.scenario
                 self.record.names = [experience.name for experience in stream]
@@ -168,8 +166,8 @@ class Learner:
         if self.evaluate_every:
             self.probe_sets = TestSets(stream, subset=self.evaluate_subset, seed=self.seed)
         reset_peak_memory(self.device)
-        for part in self.method.parts():
-            part.setup(self)
+        with self.chance.mine():
+            self._call("setup")
 
     def begin(self, experience: Experience) -> None:
         """Grow, renew the optimizer, let methods prepare, and lay out the batches."""
@@ -216,9 +214,8 @@ class Learner:
                 epoch = self.batches.epoch
                 self._set_learning_rate(epoch)
             loss = self.meter.step(self.step, partial(self.update, incoming))
-            self._losses.append(loss.detach())
             self.step += 1
-            if len(self._losses) == LOSSES_HELD:
+            if self.watch.add(loss):
                 self.check_losses()
             if (every and self.step % every == 0) or observers:
                 self.meter.stop()
@@ -256,7 +253,7 @@ class Learner:
         self.check_losses()
         self.meter.counted(lambda: self._call("end", self.experience))
         self.meter.stop()
-        self._check_weights()
+        check_weights(self.model.parameters(), self.step, self.index, self.last_checkpoint)
         scores = self.test_sets.score(self)
         self.record.matrix.append(scores.plain)
         self.record.task_matrix.append(scores.task)
@@ -334,7 +331,7 @@ class Learner:
             "optimizer": self.optimizer.state_dict() if hasattr(self, "optimizer") else None,
             "batches": self.batches.state_dict() if self.batches is not None else None,
             "generator": self.generator.get_state(),
-            "global_rng": self._rng_now(),
+            "chance": self.chance.state_dict(),
             "meter": self.meter.state_dict(),
             "record": self.record.to_dict(),
         }
@@ -346,8 +343,9 @@ class Learner:
         """
         self.start(stream)
         inside = state["batches"] is not None
-        for experience in stream.experiences[: state["index"] + inside]:
-            self.expand(experience)
+        with self.chance.mine():
+            for experience in stream.experiences[: state["index"] + inside]:
+                self.expand(experience)
         self.model.load_state_dict(state["model"])
         self.method.load_state_dict(state["method"])
         self.method.to(self.device)
@@ -362,19 +360,11 @@ class Learner:
             assert self.batches is not None
             self.batches.load_state_dict(state["batches"])
         self.generator.set_state(state["generator"])
-        self.global_rng = state["global_rng"]
+        self.chance.load_state_dict(state["chance"])
 
     def check_losses(self) -> None:
         """Stop if a loss since the last look was not finite."""
-        if not self._losses:
-            return
-        losses = torch.stack(self._losses)
-        first = self.step - len(self._losses)
-        self._losses = []
-        finite = losses.isfinite()
-        if not bool(finite.all()):
-            bad = int((~finite).nonzero()[0])
-            self._diverged(f"The loss became {float(losses[bad])}", first + bad)
+        self.watch.check(self.step, self.index, self.last_checkpoint)
 
     # Inside.
 
@@ -426,58 +416,3 @@ class Learner:
         self.record.curve.append(
             {"experience": self.index, "step": self.step, "scores": scores.plain}
         )
-
-    def _check_weights(self) -> None:
-        finite = [p.detach().isfinite().all() for p in self.model.parameters()]
-        if finite and not bool(torch.stack(finite).all()):
-            self._diverged("A weight became NaN or infinite", self.step)
-
-    def _diverged(self, what: str, step: int) -> None:
-        raise Diverged(
-            f"{what} at step {step} of experience {self.index}; "
-            f"last good checkpoint: {self.last_checkpoint or 'none'}. "
-            "A smaller learning rate (or a weaker penalty) is the usual remedy."
-        )
-
-    @staticmethod
-    def _seeded_rng(seed: int) -> dict[str, Tensor]:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            states = {"cpu": torch.get_rng_state()}
-            if torch.cuda.is_available():
-                states["cuda"] = torch.cuda.get_rng_state()
-        return states
-
-    def _rng_now(self) -> dict[str, Tensor]:
-        if not self._learning:
-            return self.global_rng
-        states = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            states["cuda"] = torch.cuda.get_rng_state(self.device)
-        return states
-
-    _learning = False
-
-    def _own_rng(self) -> Any:
-        """Within it the global random state (dropout, augmentation) is the learner's own."""
-        return _OwnRng(self)
-
-
-class _OwnRng:
-    def __init__(self, learner: Learner) -> None:
-        self.learner = learner
-        devices: Iterable[Any] = [learner.device] if learner.device.type == "cuda" else []
-        self.fork = torch.random.fork_rng(devices=devices)
-
-    def __enter__(self) -> None:
-        self.fork.__enter__()
-        states = self.learner.global_rng
-        torch.set_rng_state(states["cpu"])
-        if self.learner.device.type == "cuda" and "cuda" in states:
-            torch.cuda.set_rng_state(states["cuda"], self.learner.device)
-        self.learner._learning = True
-
-    def __exit__(self, *error: Any) -> None:
-        self.learner.global_rng = self.learner._rng_now()
-        self.learner._learning = False
-        self.fork.__exit__(*error)
