@@ -40,7 +40,8 @@ def figures(results: Results) -> list[Figure]:
         ),
         Figure(
             "depth",
-            "Depth of the dip (95 % intervals) by step size and by dissimilarity of tasks.",
+            "Loss of accuracy on old tasks (95 % intervals) by step size and by dissimilarity of "
+            "tasks. Drop: down to the lowest point; dip: the part that comes back.",
             draw(
                 [
                     _depth(results, "class-incremental replay by step size", BY_STEP_SIZE),
@@ -51,7 +52,7 @@ def figures(results: Results) -> list[Figure]:
         Figure(
             "gradients",
             "Norm of the stability gradient over that of the plasticity gradient in the steps "
-            "after a switch, mean over switches and seeds.",
+            "after a switch, mean over switches and seeds; cut at 3.",
             draw([_gradients(results, "class"), _gradients(results, "domain")]),
         ),
     ]
@@ -89,14 +90,14 @@ def _halves(scores: NDArray[np.float64]) -> list[float] | None:
 
 
 def _depth(results: Results, title: str, arms: Mapping[str, str]) -> Panel:
-    found = [interval(results.values(arm, "gap", "dip")) for arm in arms.values()]
-    bars = Series(
-        "dip",
-        list(range(len(arms))),
-        [100 * mean for mean, _ in found],
-        [100 * half for _, half in found],
-    )
-    return Panel(title, "", "dip (%)", [bars], names=list(arms))
+    bars = []
+    for what in ("drop", "dip"):
+        found = [interval(results.values(arm, "gap", what)) for arm in arms.values()]
+        mean, half = zip(*found, strict=True)
+        bars.append(
+            Series(what, range(len(arms)), [100 * m for m in mean], [100 * h for h in half])
+        )
+    return Panel(title, "", "accuracy lost (%)", bars, names=list(arms))
 
 
 def _gradients(results: Results, scenario: str) -> Panel:
@@ -112,5 +113,6 @@ def _gradients(results: Results, scenario: str) -> Panel:
         "step after the switch",
         "stability / plasticity",
         series,
+        y_range=(0, 3),
         level=1.0,
     )

@@ -400,7 +400,7 @@ STUDY = Study(
         "Methods of all families lose much old performance right after a switch of tasks and win "
         "it back before the task ends, where it is looked for."
     ),
-    minutes={"data": 15, "digits": 8, "quick": 0.3},
+    minutes={"data": 10, "digits": 3, "quick": 0.3},
     data=("mnist", "cifar10"),
     arms=arms,
     measure=measure,
@@ -415,7 +415,8 @@ STUDY = Study(
         "`replay` is the paper's: a class-balanced memory filled when a task ends, and the loss "
         "0.3 new + 0.7 memory; `er` is the catalogue's: a reservoir filled on the way.",
         "The domain-incremental stream is rotated MNIST; the paper's is Mini-DomainNet.",
-        "Nothing was tuned for the outcome: SGD at 0.01 with momentum 0.9 is the paper's, "
-        "the strengths are the catalogue's defaults.",
+        "The learning rate is the paper's, the momentum of 0.9 too as far as we can tell; "
+        "strengths are the catalogue's defaults. The setting was looked at on seed 100, which no verdict "
+        "uses: plain SGD at 0.05 came first, and has a smaller gap, as its arm shows.",
     ),
 )
