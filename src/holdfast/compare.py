@@ -14,8 +14,6 @@ import os
 import re
 import selectors
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -25,6 +23,7 @@ from typing import IO, Any
 
 from holdfast.config import Config
 from holdfast.errors import RunError, UsageError
+from holdfast.processes import spawn, usable_cores
 from holdfast.run import Stopped, locked
 from holdfast.store import Failure, Result, Store
 
@@ -109,7 +108,7 @@ def default_jobs(config: Config) -> int:
 
     if device(config.device).type == "cuda":
         return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return usable_cores()
 
 
 def gathered(store: Store, cells: Sequence[Config]) -> Comparison:
@@ -140,15 +139,9 @@ class _Worker:
 
     def __init__(self) -> None:
         self.log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the worker
-        package = str(Path(__file__).parents[1])
-        paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-        single = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "holdfast.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+        self.process = spawn(
+            "holdfast.worker",
             stderr=self.log,
-            env={**os.environ, **single, "PYTHONPATH": os.pathsep.join(paths)},
             start_new_session=True,  # Ctrl-C is for the parent, which then asks workers to stop
         )
         assert self.process.stdin is not None

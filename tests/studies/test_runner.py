@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 
 import pytest
 
@@ -44,7 +45,7 @@ def test_a_run_that_fails_is_named_with_its_reason(tmp_path):
 
 
 def test_a_process_that_cannot_start_is_heard(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner.sys, "executable", "/nonexistent")
+    monkeypatch.setattr(sys, "executable", "/nonexistent")
     with pytest.raises(RunError, match="nonexistent"):
         run_cells([cell()], tmp_path, jobs=1)
 

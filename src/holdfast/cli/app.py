@@ -14,8 +14,11 @@ from holdfast.cli.options import (
     JSON,
     LEARNING,
     OUT,
+    QUICK,
     RESUME,
     SEEDS,
+    STUDY_OUT,
+    STUDY_SEEDS,
     Given,
     takes,
 )
@@ -101,7 +104,7 @@ def streams(given: Given, name: Name = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
-@takes(SEEDS, JOBS, OUT, RESUME, JSON, DEBUG)
+@takes(STUDY_SEEDS, QUICK, JOBS, STUDY_OUT, JSON, DEBUG)
 def study(given: Given, name: Name = None) -> None:
     """List the studies of published claims, or run one."""
     from holdfast.cli.listing import study as do

@@ -6,15 +6,18 @@ import inspect
 import json
 import re
 import textwrap
-from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from holdfast import catalogue, streams
+from holdfast import catalogue, streams, studies
 from holdfast.catalogue import Entry
+from holdfast.checkpoint import write_atomically
 from holdfast.spec import Spec
+
+if TYPE_CHECKING:
+    from holdfast.cli.options import Given
 
 
 def list_methods(name: str | None, as_json: bool) -> None:
@@ -75,16 +78,21 @@ def list_streams(name: str | None, as_json: bool) -> None:
     print(f"\nholdfast run {_example(entry.name, entry.arguments)!r} er")
 
 
-def study(name: str | None, given: Any) -> None:
+def study(name: str | None, given: Given) -> None:
     """All studies, or run one."""
-    studies = import_module("holdfast.studies")
-    if name is not None:
-        studies.run(name, given)
+    if name is None:
+        table = Table(box=None, padding=(0, 2, 1, 0))
+        table.add_column("name", no_wrap=True)
+        table.add_column("what is claimed")
+        table.add_column("minutes", justify="right", no_wrap=True)
+        for entry in studies.entries():
+            table.add_row(entry.name, f"{entry.claim} {entry.source}", f"{entry.minutes:g}")
+        Console().print(table)
         return
-    table = _table("name", "the claim it tests")
-    for entry in studies.entries():
-        table.add_row(entry.name, entry.summary)
-    Console().print(table)
+    folder = given["out"] or studies.default_folder(name, bool(given["quick"]))
+    studies.run(name, given["seeds"] or 3, folder, bool(given["quick"]), given["jobs"])
+    if given["json"] is not None:
+        write_atomically(given["json"], (folder / "result.json").read_bytes())
 
 
 def argument_docs(documented: type) -> dict[str, str]:

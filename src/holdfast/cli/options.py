@@ -75,8 +75,13 @@ LEARNING = [
 
 _FILES = "Files and machine"
 SEEDS = Option("seeds", int, "Number of seeds, from --seed upwards.", "1")
+STUDY_SEEDS = Option("seeds", int, "Number of seeds, from 0 upwards.", "3")
+QUICK = Option("quick", bool, "A trial in seconds, whose verdicts are no evidence.")
 JOBS = Option("jobs", int, "Parallel processes.", "one a core", panel=_FILES)
 OUT = Option("out", Path, "Folder for everything.", "runs/STREAM-TIME", panel=_FILES)
+STUDY_OUT = Option(
+    "out", Path, "Folder; one with results is gone on with.", "runs/study-NAME", panel=_FILES
+)
 JSON = Option("json", Path, "Also write the results to this file as JSON.", panel=_FILES)
 CONFIG = Option("config", Path, "YAML file with options; the command line wins.", panel=_FILES)
 RESUME = Option("resume", bool, "Go on with what --out holds.", panel=_FILES)

@@ -91,8 +91,9 @@ def run(
     from rich.console import Console
     from rich.progress import Progress
 
+    from holdfast.processes import usable_cores
     from holdfast.studies import present
-    from holdfast.studies.runner import Cell, default_jobs, run_cells
+    from holdfast.studies.runner import Cell, run_cells
     from holdfast.studies.study import Results
 
     found = find(name)
@@ -101,7 +102,7 @@ def run(
     asked = range(seeds)
     console = console or Console()
     scale = _scale(found, quick)
-    folder = out or Path("runs") / f"study-{name}{'-quick' if quick else ''}"
+    folder = out or default_folder(name, quick)
     arms = found.arms(scale)
     cells = [Cell(name, arm, seed, settings) for seed in asked for arm, settings in arms.items()]
     present.announce(found, scale, seeds, console)
@@ -110,7 +111,7 @@ def run(
         measured = run_cells(
             cells,
             folder / "cells",
-            jobs if jobs is not None else default_jobs(),
+            jobs if jobs is not None else usable_cores(),
             lambda cell: progress.advance(task),
         )
     results = Results({arm: [measured[arm, seed] for seed in asked] for arm in arms})
@@ -129,6 +130,11 @@ def run(
     console.print(present.verdict_table(verdicts))
     console.print(f"Report: {folder / 'index.html'}", highlight=False)
     return verdicts
+
+
+def default_folder(name: str, quick: bool = False) -> Path:
+    """Where a study keeps its results when no folder is named."""
+    return Path("runs") / f"study-{name}{'-quick' if quick else ''}"
 
 
 def _scale(found: Study, quick: bool) -> Scale:

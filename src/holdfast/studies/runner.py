@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import queue
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +18,7 @@ from typing import IO, Any
 
 from holdfast.checkpoint import write_atomically
 from holdfast.errors import RunError, UsageError
+from holdfast.processes import spawn
 from holdfast.studies.study import Measured, Settings
 
 
@@ -118,12 +116,6 @@ def run_cells(
     return measured
 
 
-def default_jobs() -> int:
-    """A process a usable core."""
-    usable = getattr(os, "sched_getaffinity", None)
-    return len(usable(0)) if usable is not None else os.cpu_count() or 1
-
-
 def _kept(cell: Cell, folder: Path) -> Measured | None:
     path = folder / cell.file
     if not path.exists():
@@ -145,15 +137,7 @@ class _Worker:
     """A process that runs cells one after another; started with the first one."""
 
     def __enter__(self) -> _Worker:
-        package = str(Path(__file__).parents[2])
-        paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-        single = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "holdfast.studies.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, **single, "PYTHONPATH": os.pathsep.join(paths)},
-        )
+        self.process = spawn("holdfast.studies.worker")
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.requests: IO[bytes] = self.process.stdin
