@@ -416,7 +416,7 @@ STUDY = Study(
         "0.3 new + 0.7 memory; `er` is the catalogue's: a reservoir filled on the way.",
         "The domain-incremental stream is rotated MNIST; the paper's is Mini-DomainNet.",
         "The learning rate is the paper's, the momentum of 0.9 too as far as we can tell; "
-        "strengths are the catalogue's defaults. The setting was looked at on seed 100, which no verdict "
-        "uses: plain SGD at 0.05 came first, and has a smaller gap, as its arm shows.",
+        "strengths are the catalogue's defaults. The setting was looked at on seed 100, which no "
+        "verdict uses: plain SGD at 0.05 came first, and has a smaller gap, as its arm shows.",
     ),
 )
