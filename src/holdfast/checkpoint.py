@@ -86,10 +86,10 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise CheckpointError(f"Cannot write {path}: {error.strerror or error}.") from error
     try:
         with os.fdopen(handle, "wb") as file:
-            os.fchmod(file.fileno(), 0o666 & ~_umask())  # mkstemp is for the owner alone
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes it the owner's alone
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
