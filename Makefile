@@ -4,6 +4,7 @@ PYTHON ?= python3
 TORCH ?= torch
 DEMO_ARGS ?=
 TEST_ARGS ?=
+STUDY_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -36,13 +37,13 @@ $(STAMP): constraints.txt pyproject.toml
 demo: $(STAMP)  ## Learn the digits with six methods; print a table and write a report
 	@$(BIN)/holdfast demo $(DEMO_ARGS)
 
-test: $(STAMP)  ## Run all tests but those marked data, study or slow
+test: $(STAMP)  ## Run all tests but those marked data or slow
 	@$(PYTEST)
 
 test-data: $(STAMP)  ## Run the tests on real data, in the folder named by HOLDFAST_DATA
 	@test -n "$(HOLDFAST_DATA)" || \
 	  { echo "Set HOLDFAST_DATA to the folder of data sets: make test-data HOLDFAST_DATA=FOLDER"; exit 2; }
-	@HOLDFAST_DATA="$(HOLDFAST_DATA)" $(PYTEST) -m "data and not study and not slow"
+	@HOLDFAST_DATA="$(HOLDFAST_DATA)" $(PYTEST) -m "data and not slow"
 
 check: $(STAMP)  ## Format, lint and types
 	@$(BIN)/ruff format --check .
@@ -58,8 +59,9 @@ bench: bench-speed  ## Run all benchmarks
 bench-speed: $(STAMP)  ## Time the learner against a bare PyTorch loop doing the same arithmetic
 	@$(BIN)/python benchmarks/speed.py $(BENCH_ARGS)
 
-studies: $(STAMP)  ## Run the studies of published claims and check their verdicts
-	@$(BIN)/python -m pytest -m study $(TEST_ARGS)
+studies: $(STAMP)  ## Run the studies of published claims: claim, observed, verdict
+	@$(BIN)/holdfast study stability-gap $(STUDY_ARGS)
+	@$(BIN)/holdfast study weight-aligning $(STUDY_ARGS)
 
 constraints:  ## Write constraints.txt anew from the newest versions that pyproject.toml accepts
 	@rm -rf $(VENV)-new && $(PYTHON) -m venv $(VENV)-new

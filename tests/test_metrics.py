@@ -131,6 +131,12 @@ def test_windowed_changes_agree_with_all_pairs_within_a_window(
     assert metrics.windowed_forgetting(curve, window) == pytest.approx(np.mean(falls))
 
 
+def test_what_a_test_set_scored_before_its_experience_began_is_no_forgetting() -> None:
+    curve = metrics.begun([[0.5, 0.9], [0.6, 0.2], [0.4, 0.6]], [0, 1, 1])
+    assert metrics.windowed_forgetting(curve, 10) == pytest.approx((0.2 + 0.0) / 2)
+    assert metrics.windowed_plasticity(curve, 10) == pytest.approx((0.1 + 0.4) / 2)
+
+
 def test_curve_summary_reads_a_records_curve() -> None:
     curve = [
         {"experience": e, "step": n, "scores": s}

@@ -115,6 +115,9 @@ def worst_case(curve: ArrayLike, experiences: Sequence[int]) -> WorstCase:
 def windowed_forgetting(curve: ArrayLike, window: int) -> float:
     """Mean over test sets of the largest drop within any `window` consecutive evaluations.
 
+    NaN stands for an evaluation that does not count (`begun` puts it where a test set's experience
+    had not begun).
+
     Source: De Lange et al. (2023), WF. Needs no boundaries.
     """
     return _largest_change(-np.asarray(curve, dtype=float), window)
@@ -129,11 +132,23 @@ def windowed_plasticity(curve: ArrayLike, window: int) -> float:
 
 
 def _largest_change(curve: NDArray[np.float64], window: int) -> float:
-    """Mean over columns of max a[n] - a[m] over m < n < m + window."""
+    """Mean over columns of max a[n] - a[m] over m < n < m + window; NaN takes no part."""
     best = np.zeros(curve.shape[1])
     for gap in range(1, min(window, len(curve))):
-        best = np.maximum(best, (curve[gap:] - curve[:-gap]).max(0))
+        best = np.fmax(best, np.fmax.reduce(curve[gap:] - curve[:-gap]))
     return float(best.mean())
+
+
+def begun(curve: ArrayLike, experiences: Sequence[int]) -> NDArray[np.float64]:
+    """A curve with NaN for test sets whose experience had not begun when it was evaluated.
+
+    Example:
+        >>> begun([[0.9, 0.1], [0.8, 0.7]], [0, 1]).tolist()
+        [[0.9, nan], [0.8, 0.7]]
+    """
+    a, during = np.array(curve, dtype=float), np.asarray(experiences)
+    a[during[:, None] < np.arange(a.shape[1])] = np.nan
+    return a
 
 
 class Gap(NamedTuple):
@@ -286,6 +301,7 @@ def curve_summary(curve: Sequence[Mapping[str, object]]) -> dict[str, float]:
     scores = np.array([point["scores"] for point in curve], dtype=float)
     during = [int(str(point["experience"])) for point in curve]
     lowest, worst = worst_case(scores, during)
+    scores = begun(scores, during)
     return {
         "min_accuracy": lowest,
         "worst_case_accuracy": worst,
