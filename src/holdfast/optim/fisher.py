@@ -17,8 +17,12 @@ if TYPE_CHECKING:
 
 Labels = Literal["sampled", "empirical", "all"]
 
-FLOATS_AT_ONCE = 2**25
-"""Bound on the per-example gradients held at a time (128 MiB)."""
+FLOATS_AT_ONCE = {"cpu": 2**21, "cuda": 2**26}
+"""Per-example gradients to hold at a time: what a processor's cache takes in, or enough to keep a
+GPU busy. Larger models are taken eight examples at a time, as long as `FLOATS_AT_MOST` allows."""
+
+FLOATS_AT_MOST = 2**26
+"""Bound on the per-example gradients held at a time (256 MiB), one example apart."""
 
 
 def fisher_diagonal(
@@ -64,13 +68,15 @@ def fisher_diagonal(
 
     gradients = vmap(grad(one_loss), in_dims=(None, 0), randomness="error")
     total = {name: torch.zeros_like(p) for name, p in trained.items()}
-    rows = max(1, min(256, FLOATS_AT_ONCE // max(1, sum(p.numel() for p in trained.values()))))
+    weights = max(1, sum(p.numel() for p in trained.values()))
+    wanted = max(8, FLOATS_AT_ONCE.get(learner.device.type, 2**26) // weights)
+    rows = max(1, min(256, wanted, FLOATS_AT_MOST // weights))
 
     def add(batch: Batch, weight: Tensor | None = None) -> None:
         for name, g in gradients(trained, batch).items():
-            squared = g.square()
+            squared = g.square_()
             if weight is not None:
-                squared = squared * weight.view(-1, *[1] * (g.dim() - 1))
+                squared *= weight.view(-1, *[1] * (g.dim() - 1))
             total[name] += squared.sum(0)
 
     with undisturbed(learner.model, device=learner.device):
