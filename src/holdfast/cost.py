@@ -37,10 +37,15 @@ class Meter:
         """Begin to count seconds."""
         self._since = time.perf_counter()
 
-    def stop(self) -> None:
-        """Cease to count seconds."""
+    def stop(self, wait: bool = True) -> None:
+        """Cease to count seconds.
+
+        Args:
+            wait: Until a GPU has done what it was given, so that its time is counted too. Not at
+                every step, which would slow it.
+        """
         if self._since is not None:
-            if self.device.type == "cuda":
+            if wait and self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
             self.seconds += time.perf_counter() - self._since
             self._since = None

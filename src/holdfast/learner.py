@@ -217,10 +217,12 @@ class Learner:
             self.step += 1
             if self.watch.add(loss):
                 self.check_losses()
-            if (every and self.step % every == 0) or observers:
+            if every and self.step % every == 0:
                 self.meter.stop()
-                if every and self.step % every == 0:
-                    self._probe()
+                self._probe()
+                self.meter.start()
+            if observers:
+                self.meter.stop(wait=False)
                 for observer in observers:
                     observer.on_step(self)
                 self.meter.start()
