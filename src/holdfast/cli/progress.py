@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -42,9 +43,13 @@ class RunProgress(Observer):
     def __init__(self, console: Console, name: str) -> None:
         self.console, self.bars = console, _bars(console)
         self.task = self.bars.add_task(escape(name), total=1.0, note="")
+        self.shown = 0.0
 
     def on_step(self, learner: Learner) -> None:
-        self.bars.update(self.task, completed=progress(learner))
+        now = time.monotonic()
+        if now - self.shown > 0.1:  # an update costs as much as a small network's layer
+            self.shown = now
+            self.bars.update(self.task, completed=progress(learner))
 
     def on_experience(self, learner: Learner) -> None:
         assert learner.stream is not None
