@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from holdfast.errors import Diverged, UsageError
+from holdfast.errors import DataError, Diverged, UsageError
 from holdfast.learner import Learner, Observer
 from holdfast.method import Method, chain
 from holdfast.methods.replay.er import ER
@@ -416,3 +416,13 @@ def test_a_learner_learns_one_stream(make_stream: MakeStream) -> None:
     learner.learn(make_stream())
     with pytest.raises(UsageError, match="begun another stream"):
         learner.learn(make_stream())
+
+
+def test_a_stream_made_by_hand_is_checked_before_it_is_learned(make_stream: MakeStream) -> None:
+    stream = make_stream()
+    spoilt = stream[1].train["x"].clone()
+    spoilt[3] = torch.nan
+    part = replace(stream[1], train=stream[1].train.with_columns(x=spoilt))
+    bad = replace(stream, experiences=[stream[0], part, stream[2]])
+    with pytest.raises(DataError, match=r"inputs of experience 1 .*\(first in row 3"):
+        Learner(build("mlp(width=8)", bad, seed=0)).learn(bad)

@@ -163,3 +163,12 @@ def test_other_json_is_refused(tmp_path: Path, document: dict[str, object], sent
     path.write_text(json.dumps(document))
     with pytest.raises(UsageError, match=sentence):
         from_json(path)
+
+
+def test_where_classes_arrive_the_score_with_the_task_known_is_a_metric() -> None:
+    record = replace(RECORD, scenario="class")
+    known = Result("split-digits", "er", 0, record).metrics["task_average_accuracy"]
+    last = RECORD.task_matrix[-1]
+    assert known == pytest.approx(sum(last) / len(last))
+    domain = replace(RECORD, scenario="domain")
+    assert "task_average_accuracy" not in Result("rotated-digits", "er", 0, domain).metrics

@@ -127,6 +127,7 @@ class Learner:
         """Learn the stream, or what is left of it after `restore`, and return what was kept.
 
         Raises:
+            DataError: If the stream cannot be learned from.
             StreamRefused: If a method cannot serve the stream.
             Diverged: If the loss becomes NaN or infinite.
         """
@@ -149,7 +150,8 @@ class Learner:
         return self.record
 
     def start(self, stream: Stream) -> None:
-        """Meet the stream: check that it can be served and set the methods up."""
+        """Meet the stream: check that it can be learned and served, and set the methods up."""
+        stream.validated()
         refuse_unfit(self.method, stream, self.model)
         if stream.online and self.epochs > 1:
             raise UsageError(

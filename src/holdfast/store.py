@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from holdfast.config import read_json
 from holdfast.errors import RunError, UsageError
 from holdfast.evaluation import Record
-from holdfast.metrics import curve_summary, summary
+from holdfast.metrics import average_accuracy, curve_summary, summary
 
 SCHEMA = 1
 """Of the database; raised when older code could misread what newer code writes."""
@@ -101,10 +101,17 @@ class Result:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """All metrics of the run, by name."""
+        """All metrics of the run, by name.
+
+        Where classes arrive, `task_average_accuracy` is what the same outputs score when the task
+        is known.
+        """
+        record = self.record
+        known = {"task_average_accuracy": average_accuracy(record.task_matrix)}
         return {
-            **summary(self.record.matrix, self.record.initial),
-            **curve_summary(self.record.curve),
+            **summary(record.matrix, record.initial),
+            **(known if record.scenario == "class" else {}),
+            **curve_summary(record.curve),
         }
 
     def to_dict(self) -> dict[str, Any]:
