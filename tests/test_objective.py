@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from holdfast.errors import UsageError
 from holdfast.objective import Classification, Objective
 
 LOGITS = torch.tensor([[2.0, 1.0, 5.0, 0.0], [0.0, 3.0, 1.0, 2.0], [1.0, 0.0, 4.0, 3.0]])
@@ -50,12 +51,26 @@ def test_the_loss_is_the_mean_of_the_losses_and_has_its_gradient(task_known: boo
     torch.testing.assert_close(one.grad, other.grad)
 
 
-def test_an_objective_that_only_has_losses_has_their_mean() -> None:
-    class Squares(Objective):
-        def losses(self, outputs, batch):  # type: ignore[no-untyped-def]
-            return outputs.square()
+class Squares(Objective):
+    """Asks for small outputs."""
 
+    def forward(self, model, batch):  # type: ignore[no-untyped-def]
+        return model(batch["x"])
+
+    def losses(self, outputs, batch):  # type: ignore[no-untyped-def]
+        return outputs.square()
+
+    def scores(self, outputs, batch):  # type: ignore[no-untyped-def]
+        return -outputs.square()
+
+
+def test_an_objective_that_only_has_losses_has_their_mean() -> None:
     assert float(Squares().loss(torch.tensor([1.0, 3.0]), {})) == 5
+
+
+def test_an_objective_without_a_distribution_over_labels_says_so() -> None:
+    with pytest.raises(UsageError, match="Squares has no distribution over labels"):
+        Squares().probabilities(torch.ones(2), {})
 
 
 def test_gradients_do_not_reach_other_tasks_logits() -> None:

@@ -6,6 +6,7 @@ score per example. Losses are per example because methods weigh, select and stor
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,30 +16,38 @@ from jaxtyping import Float
 from torch import Tensor
 
 from holdfast.data import Batch
+from holdfast.errors import UsageError
 
 
-class Objective:
+class Objective(ABC):
     """Base of all objectives; see `Classification` for the one in use most."""
 
+    @abstractmethod
     def forward(self, model: Callable[..., Any], batch: Batch) -> Tensor:
         """The model's outputs, first dimension the example."""
-        raise NotImplementedError
 
+    @abstractmethod
     def losses(self, outputs: Tensor, batch: Batch) -> Float[Tensor, " examples"]:
         """One loss per example."""
-        raise NotImplementedError
 
     def loss(self, outputs: Tensor, batch: Batch) -> Float[Tensor, ""]:
         """The mean of `losses`, which is what a step descends; overridden where it is cheaper."""
         return self.losses(outputs, batch).mean()
 
+    @abstractmethod
     def scores(self, outputs: Tensor, batch: Batch) -> Float[Tensor, " examples"]:
         """One score per example, larger is better (1 for a right answer, 0 for a wrong one)."""
-        raise NotImplementedError
 
     def probabilities(self, outputs: Tensor, batch: Batch) -> Float[Tensor, "examples classes"]:
-        """The model's distribution over labels, for objectives that have one."""
-        raise NotImplementedError
+        """The model's distribution over labels.
+
+        Raises:
+            UsageError: If the objective has none.
+        """
+        raise UsageError(
+            f"{type(self).__name__} has no distribution over labels, from which a Fisher "
+            "information could draw: use labels='empirical'."
+        )
 
     def task_scores(self, outputs: Tensor, batch: Batch) -> Float[Tensor, " examples"]:
         """The scores when the example's task is known, from the same outputs."""
