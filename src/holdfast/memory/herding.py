@@ -56,7 +56,12 @@ def herding_rank(
 
 
 def keep_herded(buffer: Buffer, learner: Learner, table: Table) -> None:
-    """Offer a table to a `"herding"` buffer in the herding order of the learner's unit features."""
+    """Offer a table to a buffer in the herding order of the learner's unit features.
+
+    A buffer whose storage is not `"herding"` is left alone: it was filled on the way.
+    """
+    if buffer.storage != "herding":
+        return
     table = table.to(learner.device)
     features = F.normalize(learner.features(table))
     rank = herding_rank(features, table["y"], buffer.capacity)

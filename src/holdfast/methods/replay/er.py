@@ -66,5 +66,4 @@ class ER(Method):
         return concat(batch, replayed)
 
     def end(self, learner: Learner, experience: Experience) -> None:
-        if self.storage == "herding":
-            keep_herded(self.buffer, learner, experience.train)
+        keep_herded(self.buffer, learner, experience.train)
