@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # One thread a worker: more only make small tensors wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 $(TEST_ARGS)
 
-.PHONY: help setup demo test test-data check format bench bench-speed studies constraints clean
+.PHONY: help setup demo test test-data test-slow check format bench bench-speed studies constraints clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -44,6 +44,9 @@ test-data: $(STAMP)  ## Run the tests on real data, in the folder named by HOLDF
 	@test -n "$(HOLDFAST_DATA)" || \
 	  { echo "Set HOLDFAST_DATA to the folder of data sets: make test-data HOLDFAST_DATA=FOLDER"; exit 2; }
 	@HOLDFAST_DATA="$(HOLDFAST_DATA)" $(PYTEST) -m "data and not slow"
+
+test-slow: $(STAMP)  ## Run the tests that take minutes: fifty kills over all methods, and more
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(TEST_ARGS)
 
 check: $(STAMP)  ## Format, lint and types
 	@$(BIN)/ruff format --check .
