@@ -1,5 +1,7 @@
 """Streams and experiences."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -89,3 +91,11 @@ def test_ids_number_the_training_examples_of_the_whole_stream() -> None:
     stream = streams.build("split-digits(limit=30)").with_ids()
     ids = torch.cat([experience.train["id"] for experience in stream])
     assert ids.tolist() == list(range(150))
+
+
+def test_large_but_finite_inputs_are_accepted() -> None:
+    stream = streams.build("split-digits(limit=30)")
+    large = stream[0].train.with_columns(x=torch.full((30, 1, 8, 8), 3e38))
+    part = replace(stream[0], train=large)
+    assert not large["x"].sum().isfinite()
+    assert replace(stream, experiences=[part, *stream.experiences[1:]]).validated()

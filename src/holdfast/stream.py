@@ -125,12 +125,14 @@ class Stream:
                 if not len(table):
                     raise DataError(f"The {part} set of {where} is empty.")
                 x, y = table["x"], table["y"]
-                if x.is_floating_point() and not bool(x.isfinite().all()):
+                # A sum is not finite if any entry is not; only then is it worth looking at each.
+                if x.is_floating_point() and not bool(x.sum().isfinite()):
                     rows = (~x.flatten(1).isfinite().all(1)).nonzero().flatten()
-                    raise DataError(
-                        f"The {part} inputs of {where} hold NaN or infinity "
-                        f"(first in row {int(rows[0])}, {len(rows)} rows in all)."
-                    )
+                    if len(rows):
+                        raise DataError(
+                            f"The {part} inputs of {where} hold NaN or infinity "
+                            f"(first in row {int(rows[0])}, {len(rows)} rows in all)."
+                        )
                 low, high = int(y.min()), int(y.max())
                 if low < 0 or high >= self.classes:
                     raise DataError(
