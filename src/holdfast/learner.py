@@ -189,7 +189,7 @@ class Learner:
         self.seen: tuple[int, ...] = before
         self.new: tuple[int, ...] = tuple(c for c in experience.classes if c not in past)
         self.absent: tuple[int, ...] = tuple(c for c in before if c not in present)
-        self.known: int = max((*before, *experience.classes)) + 1
+        self.known: int = max((*before, *experience.classes), default=-1) + 1
         self.old_logits, self.absent_logits = columns(self.seen), columns(self.absent)
         grow = getattr(getattr(self.model, "head", None), "grow", None)
         if grow is not None:

@@ -25,9 +25,10 @@ class Experience:
 
     Attributes:
         index: Its place in the stream, from 0.
-        train: The examples to learn from, columns `x` and `y` (and `task` where tasks are known).
+        train: The examples to learn from: columns `x` and `y` for classification (and `task`
+            where tasks are known), whatever the objective asks for otherwise.
         test: Held-out examples of the same kind.
-        classes: The labels that occur in it, sorted.
+        classes: The labels that occur in it, sorted; none where nothing is classified.
         name: For tables and figures.
         sets: Further data by role, for experiences that have more than one (a forget and a retain
             set, a guard set).
@@ -50,7 +51,8 @@ class Stream:
         experiences: In order of arrival.
         scenario: `"class"`: new classes, no task label at test; `"task"`: new classes, the task is
             known in training and at test; `"domain"`: the same classes under changing conditions.
-        classes: Number of classes over the whole stream; labels lie in `0 .. classes - 1`.
+        classes: Number of classes over the whole stream; labels lie in `0 .. classes - 1`. Zero
+            where nothing is classified.
         shape: Shape of one input, without the batch dimension.
         scale: `(mean, deviation)` of the raw inputs, by channel (of a vector: by feature) or for
             all, with which models standardise them.
@@ -124,19 +126,20 @@ class Stream:
                 where = f"experience {experience.index} of {self.name!r}"
                 if not len(table):
                     raise DataError(f"The {part} set of {where} is empty.")
-                x, y = table["x"], table["y"]
-                # A sum is not finite if any entry is not; only then is it worth looking at each.
-                if x.is_floating_point() and not bool(x.sum().isfinite()):
-                    rows = (~x.flatten(1).isfinite().all(1)).nonzero().flatten()
-                    if len(rows):
+                for column in table.columns.values():
+                    # A sum is not finite if any entry is not; only then look at each of them.
+                    if column.is_floating_point() and not bool(column.sum().isfinite()):
+                        rows = (~column.flatten(1).isfinite().all(1)).nonzero().flatten()
+                        if len(rows):
+                            raise DataError(
+                                f"The {part} inputs of {where} hold NaN or infinity "
+                                f"(first in row {int(rows[0])}, {len(rows)} rows in all)."
+                            )
+                if self.classes and "y" in table:  # neither where nothing is classified
+                    low, high = int(table["y"].min()), int(table["y"].max())
+                    if low < 0 or high >= self.classes:
                         raise DataError(
-                            f"The {part} inputs of {where} hold NaN or infinity "
-                            f"(first in row {int(rows[0])}, {len(rows)} rows in all)."
+                            f"The {part} labels of {where} lie in {low}..{high}; "
+                            f"accepted: 0..{self.classes - 1}."
                         )
-                low, high = int(y.min()), int(y.max())
-                if low < 0 or high >= self.classes:
-                    raise DataError(
-                        f"The {part} labels of {where} lie in {low}..{high}; "
-                        f"accepted: 0..{self.classes - 1}."
-                    )
         return self

@@ -1,0 +1,114 @@
+"""What the seam must not shut out, on small real paths: no labels, no classes, other columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from holdfast import streams
+from holdfast.data import Table
+from holdfast.errors import StreamRefused
+from holdfast.learner import Learner
+from holdfast.method import Method
+from holdfast.methods import ER
+from holdfast.objective import Objective
+from holdfast.stream import Experience, Stream
+
+
+class Reconstruction(Objective):
+    """Other columns and no labels: pixels in, the same pixels out."""
+
+    def forward(self, model: Any, batch: Any) -> Any:
+        return model(batch["pixels"])
+
+    def losses(self, outputs: Any, batch: Any) -> Any:
+        return (outputs - batch["pixels"]).square().mean(1)
+
+    def scores(self, outputs: Any, batch: Any) -> Any:
+        return -self.losses(outputs, batch)
+
+
+def unlabelled() -> Stream:
+    """Digits two at a time, without their labels."""
+    parts = streams.build("split-digits(limit=60, test_limit=20)")
+
+    def pixels(table: Table) -> Table:
+        return Table({"pixels": table["x"].flatten(1).float() / 16})
+
+    return Stream(
+        name="unlabelled",
+        experiences=[Experience(e.index, pixels(e.train), pixels(e.test), ()) for e in parts],
+        scenario="domain",
+        classes=0,
+        shape=(64,),
+        labelled=False,
+    )
+
+
+def autoencoder() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 64))
+
+
+def test_a_stream_without_labels_or_classes_is_learned_with_replay() -> None:
+    stream = unlabelled()
+    learner = Learner(autoencoder(), ER(capacity=40), objective=Reconstruction(), epochs=20)
+    record = learner.learn(stream)
+    assert len(record.matrix) == 5
+    assert record.matrix[-1][0] > record.initial[0] + 0.05
+    assert set(learner.method.buffer.columns) == {"pixels"}
+
+
+def test_methods_that_learn_from_labels_refuse_it() -> None:
+    from holdfast.methods import AGEM
+
+    with pytest.raises(StreamRefused, match="AGEM learns from labels; 'unlabelled' has none"):
+        Learner(autoencoder(), AGEM(), objective=Reconstruction()).learn(unlabelled())
+
+
+def test_a_driver_may_predict_before_it_learns_from_each_batch() -> None:
+    """Test-time adaptation: predictions count while learning, boundaries are not told."""
+
+    class Watch(Method):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen = 0
+
+        def predict(self, learner: Any, batch: Any, outputs: Any) -> Any:
+            self.seen += 1
+            return outputs
+
+    stream, watch = unlabelled(), Watch()
+    learner = Learner(autoencoder(), watch, objective=Reconstruction())
+    learner.start(stream)
+    learner.begin(stream[0])
+    assert learner.batches is not None
+    errors = []
+    for batch in learner.batches:
+        with torch.no_grad():
+            errors.append(-learner.objective.scores(learner.predict(batch), batch).mean())
+        learner.update(batch)
+    assert watch.seen == len(errors) == 2
+
+
+def test_such_a_run_is_restored_exactly() -> None:
+    whole = Learner(autoencoder(), ER(capacity=40), objective=Reconstruction(), epochs=2)
+    whole.learn(unlabelled())
+    stream, first = (
+        unlabelled(),
+        Learner(autoencoder(), ER(capacity=40), objective=Reconstruction(), epochs=2),
+    )
+    first.start(stream)
+    with first.chance.mine():
+        first.record.initial = first.test_sets.score(first).plain
+        first.begin(stream[0])
+        first.train()
+        first.end()
+    again = Learner(autoencoder(), ER(capacity=40), objective=Reconstruction(), epochs=2)
+    later = unlabelled()
+    again.restore(later, first.state_dict())
+    again.learn(later)
+    assert again.record.matrix == whole.record.matrix
