@@ -13,7 +13,7 @@ from holdfast.data import Batch, size
 from holdfast.engines.passes import Share
 from holdfast.engines.rows import rows_of
 from holdfast.engines.stage import Stage, choose, compares
-from holdfast.errors import CheckpointError, UsageError
+from holdfast.errors import CheckpointError, RunError, UsageError
 from holdfast.evaluation import Record
 from holdfast.method import Method, refuse_unfit
 from holdfast.objective import Objective
@@ -278,7 +278,12 @@ class Bridge:
             after(self)
 
     def end(self) -> None:
-        """Training has ended: let methods consolidate, and get ready for the next call."""
+        """Training has ended: let methods consolidate, and get ready for the next call.
+
+        Raises:
+            RunError: If several processes trained together and their weights are not the same.
+        """
+        self._agree()
         self.call("end", self.experience)
         self._stages[self.index].forget_tables()
         self._before += self.step
@@ -352,6 +357,19 @@ class Bridge:
         self.method.to(self.device)
         self.generator.set_state(state["generator"])
         self.record = Record.from_dict(state["record"])
+
+    def _agree(self) -> None:
+        """Processes must have drawn alike what changes gradients: see that they did."""
+        if self.trainer.accelerator.num_processes == 1 or not self.parameters:
+            return
+        norms = torch.stack([p.detach().float().norm() for p in self.parameters])
+        every = self.trainer.accelerator.gather(norms).view(-1, len(norms))
+        if not torch.allclose(every, every[:1].expand_as(every), rtol=1e-4, equal_nan=True):
+            raise RunError(
+                "The processes' weights have drifted apart: a method changed gradients or weights "
+                "differently in each. What all must draw alike is drawn from `learner.seed`, not "
+                "from `learner.generator`, which each process has its own of."
+            )
 
     def name_parameters(self) -> None:
         """Note which parameters are trained."""

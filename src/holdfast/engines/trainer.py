@@ -129,11 +129,15 @@ def _refuse(trainer: Trainer, method: Method) -> None:
         ),
         (
             changes and ("lomo" in args.optim or "layerwise" in args.optim),
-            f"{args.optim.value} steps before {' and '.join(changes)} could act: use another",
+            f"{_plain(args.optim)} steps before {' and '.join(changes)} could act: use another",
         ),
     ):
         if hindered:
             raise UsageError(f"Methods cannot act in this trainer; {why}.")
+
+
+def _plain(name: Any) -> str:
+    return str(getattr(name, "value", name))
 
 
 def _speaks(model: Any) -> bool:
