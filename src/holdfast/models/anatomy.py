@@ -224,7 +224,12 @@ class _Block:
         into: tuple[Kind, ...] = ("gate", "up") if fused or len(first) == 2 else ("fc1",)
         for leaf in leaves:
             width = down.into
-            where: tuple[Any, ...] = ("feedforward", leaf.module, expert, leaf.dim)
+            where: tuple[Category, nn.Module, str, int] = (
+                "feedforward",
+                leaf.module,
+                expert,
+                leaf.dim,
+            )
             if leaf is down:
                 yield self.unit(leaf.path, "down" if into[0] == "gate" else "fc2", *where)
             elif fused:
