@@ -1,0 +1,1 @@
+"""Text, tokens and Hugging Face checkpoints."""
