@@ -1,0 +1,1 @@
+"""What is particular to text and to Hugging Face checkpoints."""
