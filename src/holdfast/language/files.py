@@ -86,8 +86,9 @@ def _ending(path: Path) -> str:
 
 
 def _open(path: Path) -> BinaryIO:
-    opened = gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
-    return cast(BinaryIO, opened)
+    if path.suffix.lower() == ".gz":
+        return cast(BinaryIO, gzip.open(path))
+    return path.open("rb")
 
 
 def _lines(path: Path) -> Iterator[Row]:
