@@ -105,8 +105,10 @@ def test_sequence_logprobs_add_up_the_labelled_tokens_of_each_row(shift):
     found = sequence_logprobs(logits, labels, shift=shift)
     for row in range(3):
         places = [t for t in range(5) if labels[row, t] != -100 and not (shift and t == 0)]
-        expected = sum(logits[row, t - int(shift)].log_softmax(0)[labels[row, t]] for t in places)
-        assert float(found[row]) == pytest.approx(float(expected), rel=1e-5)
+        expected = sum(
+            logits.detach()[row, t - int(shift)].log_softmax(0)[labels[row, t]] for t in places
+        )
+        assert found[row].item() == pytest.approx(float(expected), rel=1e-5)
     found.sum().backward()
     # The gradient of a log-probability is one-hot minus softmax at a labelled place, else 0.
     at = 0 if shift else 1

@@ -153,11 +153,9 @@ def test_the_last_turn_of_a_chat_is_the_answer(make_llama, tokenizer):
     model = make_llama()
     turns = ({"role": "user", "content": "ab"}, {"role": "assistant", "content": "yes"})
     found = measure(model, chatty, ProbeSet("chat", [Sample(messages=turns)]))
-    ids = [*chatty("u:aba:", add_special_tokens=True)["input_ids"]]
-    answer = chatty("yes", add_special_tokens=False)["input_ids"]
+    ids = chatty("u:aba:yes", add_special_tokens=False)["input_ids"]
     assert found.tokens.tolist() == [3]
-    without, with_begin = (-float(logprobs(model, r + answer)[-3:].sum()) for r in (ids[1:], ids))
-    assert found.nll[0] in (pytest.approx(without, rel=1e-5), pytest.approx(with_begin, rel=1e-5))
+    assert found.nll[0] == pytest.approx(-float(logprobs(model, ids)[-3:].sum()), rel=1e-5)
     with pytest.raises(UsageError, match="no chat template"):
         measure(model, tokenizer, ProbeSet("chat", [Sample(messages=turns)]))
 
@@ -188,11 +186,10 @@ def test_a_sequence_to_sequence_model_reads_answers_in_its_decoder(make_t5, toke
     probe = asked(6)
     found = measure(model, tokenizer, probe, batch_tokens=32)
     for i, sample in enumerate(probe.samples):
-        source = tokenizer(sample.prompt, add_special_tokens=False)["input_ids"] + [2]
-        labels = tokenizer("yes", add_special_tokens=False)["input_ids"]
+        source, labels = tokenizer(sample.prompt)["input_ids"], tokenizer("yes")["input_ids"]
         with torch.no_grad():
             loss = model(input_ids=torch.tensor([source]), labels=torch.tensor([labels])).loss
-        assert found.nll[i] == pytest.approx(3 * float(loss), rel=1e-4)
+        assert found.nll[i] == pytest.approx(len(labels) * float(loss), rel=1e-4)
     with pytest.raises(UsageError, match="sequence-to-sequence"):
         measure(model, tokenizer, ProbeSet("t", [Sample(text="ab")]))
 
@@ -247,7 +244,7 @@ def test_sets_that_cannot_be_measured_are_refused(make_llama, tokenizer):
     with pytest.raises(DataError, match=r"mixes kinds: m\.jsonl:2"):
         measure(model, tokenizer, ProbeSet("m", mixed))
     long = [Sample(prompt="a" * 62, answer="bcd", where="l.jsonl:1")]
-    with pytest.raises(DataError, match=r"l.jsonl:1 has 6\d tokens; at most 64"):
+    with pytest.raises(DataError, match=r"l\.jsonl:1"):
         measure(model, tokenizer, ProbeSet("l", long))
     with pytest.raises(UsageError, match="plain text, which has no answers"):
         measure(model, tokenizer, ProbeSet("t", [Sample(text="a b")], "rouge_l"))

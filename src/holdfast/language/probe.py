@@ -130,6 +130,7 @@ def measure(
     batch_tokens: int | None = None,
     length: int = 1024,
     end: bool = False,
+    template: str | None = None,
     generate: bool = False,
     max_new_tokens: int = 64,
 ) -> Measured:
@@ -144,6 +145,7 @@ def measure(
         length: Longest row in tokens; the model's context if that is shorter.
         end: Whether an answer counts as right only if the model would end there. Base models that
             were never trained to end answers know them all the same, so the default is not.
+        template: Chat template in place of the tokenizer's, as in `encode`.
         generate: Write answers instead of reading them; a metric of the set asks for it too.
         max_new_tokens: The longest answer that is generated.
 
@@ -156,12 +158,12 @@ def measure(
     if probe.metric != "auto":
         scoring.check(probe.metric)
     context = context_length(model)
-    questioner = Questioner(model, tokenizer, min(length, context or length), end)
+    seq2seq = bool(model.config.is_encoder_decoder)
+    questioner = Questioner(tokenizer, min(length, context or length), seq2seq, end, template)
     budget = batch_tokens or max(512, 2**26 // model.config.get_text_config().vocab_size)
     writes = generate or probe.metric != "auto"
     kind = ""
     parts: list[Measured] = []
-    count = 0
     with undisturbed(model, device=model.device):
         for block in _blocks(probe.samples, BLOCK):
             kind = kind or _kind(block[0], probe, writes)
@@ -172,7 +174,7 @@ def measure(
                     "another kind than the first (plain text, with choices, with an answer)."
                 )
             if kind == "text":
-                part = _texts(model, questioner, probe.name, block, budget, count)
+                part = _texts(model, questioner, probe.name, block, budget)
             elif kind == "choice":
                 part = _choices(model, questioner, probe.name, block, budget)
             else:
@@ -180,7 +182,6 @@ def measure(
             if kind == "generated":
                 part = _written(model, questioner, probe, block, part, max_new_tokens)
             parts.append(part)
-            count += len(part)
     if not parts:
         raise DataError(f"The probe set {probe.name} is empty.")
     return _joined(parts)
@@ -228,22 +229,15 @@ def _kind(sample: Sample, probe: ProbeSet, writes: bool) -> str:
     return "choice" if sample.choices else "answer"
 
 
-def _texts(
-    model: Any, ask: Questioner, name: str, block: list[Sample], budget: int, first: int
-) -> Measured:
-    questions: list[Question] = []
-    where: list[str] = []
-    for sample in block:
-        pieces = list(ask.texts([sample], first + len(questions)))
-        questions += pieces
-        where += [sample.where] * len(pieces)
+def _texts(model: Any, ask: Questioner, name: str, block: list[Sample], budget: int) -> Measured:
+    questions, where = ask.texts(block)
     found = read_questions(model, questions, budget)
     return _measured(name, "text", "", questions, found, where)
 
 
 def _choices(model: Any, ask: Questioner, name: str, block: list[Sample], budget: int) -> Measured:
     right = np.array([right_choice(sample) for sample in block])
-    questions = ask.answers(block, [sample.choices for sample in block], 0)
+    questions = ask.answers(block, [sample.choices for sample in block])
     found = read_questions(model, questions, budget)
     starts = np.cumsum([0, *(len(sample.choices) for sample in block)])[:-1]
     chosen, fair, confidence = [], [], []
@@ -269,7 +263,7 @@ def _choices(model: Any, ask: Questioner, name: str, block: list[Sample], budget
 
 def _answers(model: Any, ask: Questioner, name: str, block: list[Sample], budget: int) -> Measured:
     expected = [answer_of(sample) for sample in block]
-    questions = ask.answers(block, [[answer] for answer in expected], 0)
+    questions = ask.answers(block, [[answer] for answer in expected])
     found = read_questions(model, questions, budget)
     part = _measured(
         name, "answer", "exact match", questions, found, [sample.where for sample in block]
@@ -296,7 +290,7 @@ def _written(
     max_new_tokens: int,
 ) -> Measured:
     """The same examples, with answers generated and scored by the set's metric."""
-    prompts = ask.prompts(block)
+    prompts = [question.given for question in ask.answers(block, [[a] for a in part.expected])]
     part.kind, part.confidence = "generated", np.empty(0)
     part.metric = "exact_match" if probe.metric == "auto" else probe.metric
     part.answers = generate(model, ask.tokenizer, prompts, max_new_tokens=max_new_tokens)

@@ -1,13 +1,15 @@
-"""Questions: a sample as token rows whose last part is to be predicted."""
+"""Questions: a sample as token rows whose last part is to be predicted, encoded as in training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from holdfast.errors import DataError, UsageError
+from holdfast.language.encode import encode
 from holdfast.language.fields import Sample
+from holdfast.language.tokens import ends, tokenise
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,110 +20,108 @@ class Question:
         given: Tokens before.
         asked: Tokens to predict, one or more.
         size: Bytes of the text to predict.
-        example: Number of the example in the set.
-        choice: Number of the choice, where there are several.
     """
 
     given: list[int]
     asked: list[int]
     size: int
-    example: int
-    choice: int = 0
 
 
+@dataclass(frozen=True)
 class Questioner:
     """Turns samples into questions for one model.
 
-    A begin token comes first if the tokenizer puts it there itself, or if tokenizer and model name
-    the same one and it is not also the end token (GPT-2's is, and it was not trained to begin so).
-
-    Args:
-        model: Whose questions they are.
-        tokenizer: Its tokenizer.
-        length: Longest row; plain text is cut into pieces of it, in each of which the first token
-            is only given, so that every token is asked once.
-        end: Whether the end token is asked for after an answer.
+    Attributes:
+        tokenizer: The model's.
+        length: Longest row.
+        seq2seq: Whether the model has an encoder of its own for what is given.
+        end: Whether an answer's end token is asked for. (A chat's template brings one always.)
+        template: Chat template in place of the tokenizer's, as in `encode`.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, length: int, end: bool = False) -> None:
-        self.tokenizer, self.length, self.end = tokenizer, length, end
-        self.seq2seq = bool(model.config.is_encoder_decoder)
-        begin = tokenizer.bos_token_id
-        own = list(tokenizer("")["input_ids"])
-        self.begins = begin is not None and (
-            own[:1] == [begin]
-            or (begin == model.config.bos_token_id and begin != tokenizer.eos_token_id)
-        )
+    tokenizer: Any
+    length: int
+    seq2seq: bool = False
+    end: bool = False
+    template: str | None = None
 
-    def texts(self, samples: Sequence[Sample], first: int) -> Iterator[Question]:
-        """Pieces of plain texts, numbered from `first` on."""
+    def texts(self, samples: Sequence[Sample]) -> tuple[list[Question], list[str]]:
+        """Plain texts in pieces of at most `length` tokens, and where each is from.
+
+        The first token of a piece is only given, so that every token is asked once.
+        """
         if self.seq2seq:
             raise UsageError(
                 f"{samples[0].where or 'A sample'} is plain text; a sequence-to-sequence model is "
                 "asked prompts with answers."
             )
-        found = self._ids([str(sample.text) for sample in samples])
-        for sample, ids in zip(samples, found, strict=True):
-            row = [self.tokenizer.bos_token_id, *ids] if self.begins else ids
-            total = len(str(sample.text).encode())
-            for start in range(0, max(1, len(row) - 1), self.length - 1):
-                piece = row[start : start + self.length]
-                if len(piece) < 2:
-                    raise DataError(
-                        f"{sample.where or 'A text'} has {len(row)} token; two are needed to "
-                        "predict one from the other."
-                    )
-                share = round(total * (len(piece) - 1) / max(1, len(row) - 1))
-                yield Question(piece[:1], piece[1:], share, first)
-                first += 1
-
-    def answers(
-        self, samples: Sequence[Sample], wanted: Sequence[Sequence[str]], first: int
-    ) -> list[Question]:
-        """One question for every answer in `wanted`, in order."""
-        given = self.prompts(samples)
-        flat = [answer for answers in wanted for answer in answers]
-        ids = iter(self._ids(flat))
-        questions = []
-        for i, (sample, answers) in enumerate(zip(samples, wanted, strict=True)):
-            for choice, answer in enumerate(answers):
-                asked = next(ids)
-                if self.end and self.tokenizer.eos_token_id is not None:
-                    asked = [*asked, self.tokenizer.eos_token_id]
-                longest = max(len(given[i]), len(asked))
-                size = longest if self.seq2seq else len(given[i]) + len(asked)
-                if size > self.length:
-                    raise DataError(
-                        f"{sample.where or f'Example {first + i}'} has {size} tokens; at most "
-                        f"{self.length} are accepted."
-                    )
-                questions.append(Question(given[i], asked, len(answer.encode()), first + i, choice))
-        return questions
-
-    def prompts(self, samples: Sequence[Sample]) -> list[list[int]]:
-        """What is given of each sample: the prompt, or a chat up to the assistant's last turn."""
-        if samples[0].kind == "chat":
-            return [self._turns(sample) for sample in samples]
-        found = self._ids([str(sample.prompt) for sample in samples])
-        if self.seq2seq:
-            tail = [self.tokenizer.eos_token_id] if self.tokenizer.eos_token_id is not None else []
-            return [[*ids, *tail] for ids in found]
-        head = [self.tokenizer.bos_token_id] if self.begins else []
-        return [[*head, *ids] for ids in found]
-
-    def _turns(self, sample: Sample) -> list[int]:
-        if self.tokenizer.chat_template is None:
-            raise UsageError(
-                f"{sample.where or 'A sample'} is a chat, but the tokenizer has no chat template."
-            )
-        ids: list[int] = self.tokenizer.apply_chat_template(
-            list(sample.messages or ())[:-1], add_generation_prompt=True, return_dict=False
+        around = ends(self.tokenizer, eos=False)
+        ragged = tokenise(
+            [[(str(sample.text), True)] for sample in samples], self.tokenizer, around
         )
-        return ids
+        ids, stop = ragged.ids.tolist(), 0
+        questions, where = [], []
+        for sample, count in zip(samples, ragged.lengths.tolist(), strict=True):
+            row, stop = ids[stop : stop + count], stop + count
+            if count < 2:
+                raise DataError(
+                    f"{sample.where or 'A text'} is a single token; two are needed to predict one "
+                    "from the other."
+                )
+            size = len(str(sample.text).encode()) / (count - 1)
+            for start in range(0, count - 1, self.length - 1):
+                piece = row[start : start + self.length]
+                before, after = (round(size * at) for at in (start, start + len(piece) - 1))
+                questions.append(Question(piece[:1], piece[1:], after - before))
+                where.append(sample.where)
+        return questions, where
 
-    def _ids(self, texts: list[str]) -> list[list[int]]:
-        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        return ids
+    def answers(self, samples: Sequence[Sample], wanted: Sequence[Sequence[str]]) -> list[Question]:
+        """One question for every answer in `wanted`, in order; of a chat, the last turn."""
+        pairs = [
+            (s, answer) for s, answers in zip(samples, wanted, strict=True) for answer in answers
+        ]
+        asked = [s if s.kind == "chat" else replace(s, answer=a, choices=()) for s, a in pairs]
+        table = encode(
+            asked,
+            self.tokenizer,
+            length=self.length,
+            template=self.template,
+            eos=self.end,
+            seq2seq=self.seq2seq,
+        ).table
+        split = self._decoded if self.seq2seq else self._continued
+        found = [split(*columns) for columns in zip(*self._columns(table), strict=True)]
+        if len(found) != len(asked):
+            raise DataError(f"Only {len(found)} of {len(asked)} samples could be encoded.")
+        return [
+            Question(given, asked, len(answer.encode()))
+            for (given, asked), (_, answer) in zip(found, pairs, strict=True)
+        ]
+
+    def _columns(self, table: Any) -> list[Any]:
+        sizes = table["label_length"] if self.seq2seq else table["length"]
+        return [table[name].tolist() for name in ("input_ids", "labels", "length")] + [
+            sizes.tolist()
+        ]
+
+    def _continued(
+        self, ids: list[int], labels: list[int], length: int, _: int
+    ) -> tuple[list[int], list[int]]:
+        """Everything before the last run of labels, and that run."""
+        stop = max(at for at in range(length) if labels[at] != -100) + 1
+        start = stop - 1
+        while labels[start - 1] != -100:
+            start -= 1
+        return ids[:start], labels[start:stop]
+
+    def _decoded(
+        self, ids: list[int], labels: list[int], length: int, size: int
+    ) -> tuple[list[int], list[int]]:
+        asked = labels[:size]
+        if not self.end and asked[-1] == self.tokenizer.eos_token_id and size > 1:
+            asked = asked[:-1]
+        return ids[:length], asked
 
 
 def answer_of(sample: Sample) -> str:
