@@ -11,11 +11,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from holdfast.errors import DataError
 
 Batch = dict[str, Tensor]
+
+PADDING = {"labels": -100}
+"""What fills up shorter rows of a column of tokens; all others are filled with 0."""
+
+SEQUENCES: tuple[str, ...] = ("input_ids", "attention_mask", "position_ids", "labels")
+"""Columns of tokens."""
+
+LENGTHS: tuple[str, ...] = ("length", "label_length")
+"""Columns that say how many of a row's tokens are real: of inputs and, where labels have a width
+of their own (encoder and decoder), of labels."""
 
 
 def size(batch: Mapping[str, Tensor]) -> int:
@@ -40,12 +51,52 @@ def concat(batch: Batch, *others: Batch | None) -> Batch:
     """Append the rows of `others` to `batch`.
 
     The first rows of the result are those of `batch`, in order. Columns that `batch` does not
-    have are dropped; `None` and empty dictionaries add nothing.
+    have are dropped; `None` and empty dictionaries add nothing. Rows of tokens are padded to the
+    longest.
     """
     parts = [batch, *(other for other in others if other)]
     if len(parts) == 1:
         return batch
-    return {name: torch.cat([part[name] for part in parts]) for name in batch}
+    return {
+        name: torch.cat(_padded(name, [part[name] for part in parts]))
+        if name in SEQUENCES
+        else torch.cat([part[name] for part in parts])
+        for name in batch
+    }
+
+
+def padded(name: str, rows: Tensor, width: int) -> Tensor:
+    """Rows of tokens filled up on the right to `width`, as the column `name` asks."""
+    if rows.shape[1] == width:
+        return rows
+    return F.pad(rows, (0, width - rows.shape[1]), value=PADDING.get(name, 0))
+
+
+def _padded(name: str, parts: Sequence[Tensor]) -> list[Tensor]:
+    width = max(part.shape[1] for part in parts)
+    return [padded(name, part, width) for part in parts]
+
+
+def trimmed(batch: Batch, widths: Mapping[str, int]) -> Batch:
+    """The batch with its columns of tokens cut to the widths given by their length columns.
+
+    Example:
+        >>> batch = {"input_ids": torch.tensor([[5, 6, 0, 0]]), "length": torch.tensor([2])}
+        >>> trimmed(batch, {"length": 2})["input_ids"].tolist()
+        [[5, 6]]
+    """
+    width = widths["length"]
+    of_labels = widths.get("label_length", width)
+    return {
+        name: column[:, : of_labels if name == "labels" else width] if name in SEQUENCES else column
+        for name, column in batch.items()
+    }
+
+
+def shortened(batch: Batch) -> Batch:
+    """The batch with its columns of tokens cut to its longest row, if it tells lengths."""
+    told = {name: int(batch[name].max()) for name in LENGTHS if name in batch}
+    return trimmed(batch, told) if "length" in told else batch
 
 
 class Table:
@@ -116,9 +167,22 @@ class Table:
         return Table({name: column.to(device) for name, column in self.columns.items()})
 
     def chunks(self, rows: int) -> Iterator[Batch]:
-        """The table in order, `rows` rows at a time."""
-        for start in range(0, len(self), rows):
-            yield self[start : start + rows]
+        """The table in order, `rows` rows at a time; rows of tokens cut to the longest."""
+        widths = self.widths(torch.arange(len(self), device=self.device), rows)
+        for at, start in enumerate(range(0, len(self), rows)):
+            batch = self[start : start + rows]
+            yield trimmed(batch, widths[at]) if widths else batch
+
+    def widths(self, order: Tensor, rows: int) -> list[dict[str, int]]:
+        """The longest row of each batch of `rows` rows drawn in `order`; empty if all are full.
+
+        Looked up for a whole epoch at once, so that no batch waits for the device.
+        """
+        if "length" not in self:
+            return []
+        told = [name for name in LENGTHS if name in self]
+        longest = [_longest(self[name][order], rows).tolist() for name in told]
+        return [dict(zip(told, widths, strict=True)) for widths in zip(*longest, strict=True)]
 
     @staticmethod
     def concat(tables: Sequence[Table]) -> Table:
@@ -126,7 +190,8 @@ class Table:
         if len(tables) == 1:
             return tables[0]
         shared = [name for name in tables[0].columns if all(name in table for table in tables)]
-        return Table({name: torch.cat([table[name] for table in tables]) for name in shared})
+        first = {name: tables[0][name] for name in shared}
+        return Table(concat(first, *(table.columns for table in tables[1:])))
 
     @staticmethod
     def from_dataset(dataset: Iterable[Any]) -> Table:
@@ -183,6 +248,7 @@ class Batches:
         self.generator = generator
         self.epoch, self.position = 0, 0
         self.order: Tensor | None = None
+        self._widths: list[dict[str, int]] | None = None
 
     @property
     def per_epoch(self) -> int:
@@ -199,18 +265,32 @@ class Batches:
                 self.order = torch.randperm(
                     rows, generator=self.generator, device=self.generator.device
                 )
+            if self._widths is None:
+                self._widths = self.table.widths(self.order, self.batch_size)
             while self.position < rows:
                 chosen = self.order[self.position : self.position + self.batch_size]
+                at = self.position // self.batch_size
                 self.position += self.batch_size
-                yield self.table[chosen]
-            self.order, self.position = None, 0
+                batch = self.table[chosen]
+                yield trimmed(batch, self._widths[at]) if self._widths else batch
+            self.order, self._widths, self.position = None, None, 0
             self.epoch += 1
+
+    def remaining(self) -> int:
+        """Batches still to come in this epoch."""
+        return -(-max(0, len(self.table) - self.position) // self.batch_size)
 
     def state_dict(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "position": self.position, "order": self.order}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.epoch, self.position = state["epoch"], state["position"]
-        self.order = state["order"]
+        self.order, self._widths = state["order"], None
         if self.order is not None:
             self.order = self.order.to(self.generator.device)
+
+
+def _longest(lengths: Tensor, rows: int) -> Tensor:
+    """The largest of every `rows` lengths in turn."""
+    full = -(-len(lengths) // rows) * rows
+    return F.pad(lengths, (0, full - len(lengths))).view(-1, rows).max(1).values

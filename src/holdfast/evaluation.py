@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -22,12 +22,14 @@ class Record:
     """What a run leaves: scores, and what they cost.
 
     Attributes:
-        scenario: Of the stream: `"class"`, `"task"` or `"domain"`.
+        scenario: Of the stream: `"class"`, `"task"`, `"domain"` or `"text"`.
         names: Of the experiences.
         steps: Training steps made in each experience.
         initial: Score on every test set before any training.
         matrix: `matrix[i][j]`: score on test set j after experience i, in the stream's scenario.
         task_matrix: The same with the task known.
+        measures: Further numbers by name, `measures["loss"][i][j]`: on test set j, in row 0 before
+            any training, in row i + 1 after experience i.
         curve: Continual evaluation: `{"experience", "step", "scores"}` in order.
         cost: `seconds`, `flops`, `steps`, `peak_memory_bytes`, `method_bytes`.
         notes: What methods wrote down, with `experience` and `step`.
@@ -39,6 +41,7 @@ class Record:
     initial: list[float] = field(default_factory=list)
     matrix: list[list[float]] = field(default_factory=list)
     task_matrix: list[list[float]] = field(default_factory=list)
+    measures: dict[str, list[list[float]]] = field(default_factory=dict)
     curve: list[dict[str, Any]] = field(default_factory=list)
     cost: dict[str, float] = field(default_factory=dict)
     notes: list[dict[str, Any]] = field(default_factory=list)
@@ -52,10 +55,24 @@ class Record:
 
 
 class Scores(NamedTuple):
-    """One score per test set: in the stream's own scenario, and with the task known."""
+    """One score per test set: in the stream's own scenario, and with the task known.
+
+    `measures` holds further numbers by name, likewise one per test set.
+    """
 
     plain: list[float]
     task: list[float]
+    measures: dict[str, list[float]] = {}  # noqa: RUF012 (never written to)
+
+
+class Scorer(Protocol):
+    """Anything that scores a learner on every test set of a stream, leaving it as it was."""
+
+    def score(self, learner: Learner) -> Scores: ...
+
+    def subset(self, examples: int, seed: int) -> Scorer:
+        """The same on at most so many examples a test set."""
+        ...
 
 
 @contextmanager
@@ -73,6 +90,10 @@ def undisturbed(*modules: nn.Module, device: torch.device | None = None) -> Iter
                 part.training = training
 
 
+TOKENS_AT_ONCE = 4096
+"""In a forward pass of evaluation: each has an output for every word of the vocabulary."""
+
+
 class TestSets:
     """All test sets of a stream as one table, scored in one pass.
 
@@ -80,14 +101,15 @@ class TestSets:
         stream: Whose experiences' test sets are scored.
         subset: At most this many examples of every test set, drawn once (`None`: all).
         seed: Draws the subset.
-        rows: Examples a forward pass.
+        rows: Examples a forward pass; None: 1024, or as many as make 4096 tokens.
     """
 
     __test__ = False
 
     def __init__(
-        self, stream: Stream, subset: int | None = None, seed: int = 0, rows: int = 1024
+        self, stream: Stream, subset: int | None = None, seed: int = 0, rows: int | None = None
     ) -> None:
+        self.stream = stream
         generator = torch.Generator().manual_seed(seed)
         tables = []
         for experience in stream:
@@ -102,16 +124,30 @@ class TestSets:
             )
         self.sizes = torch.tensor([float(len(table)) for table in tables])
         self.table = Table.concat(tables)
-        self.rows = rows
+        width = self.table["input_ids"].shape[1] if "input_ids" in self.table else 4
+        self.rows = rows or max(1, TOKENS_AT_ONCE // width)
+
+    def subset(self, examples: int, seed: int) -> TestSets:
+        """The same with at most so many examples a test set."""
+        return TestSets(self.stream, examples, seed)
 
     def score(self, learner: Learner) -> Scores:
         """The mean score of every test set, leaving the learner as it was."""
         if self.table.device != learner.device:
             self.table, self.sizes = self.table.to(learner.device), self.sizes.to(learner.device)
         plain, task = torch.zeros_like(self.sizes), torch.zeros_like(self.sizes)
-        with undisturbed(learner.model, learner.method, device=learner.device):
+        further: dict[str, torch.Tensor] = {}
+        objective = learner.objective
+        with learner.serving(), undisturbed(learner.model, learner.method, device=learner.device):
             for batch in self.table.chunks(self.rows):
                 outputs = learner.predict(batch)
-                plain.index_add_(0, batch["task"], learner.objective.scores(outputs, batch))
-                task.index_add_(0, batch["task"], learner.objective.task_scores(outputs, batch))
-        return Scores((plain / self.sizes).tolist(), (task / self.sizes).tolist())
+                plain.index_add_(0, batch["task"], objective.scores(outputs, batch))
+                task.index_add_(0, batch["task"], objective.task_scores(outputs, batch))
+                for name, values in objective.measures(outputs, batch).items():
+                    total = further.setdefault(name, torch.zeros_like(self.sizes))
+                    total.index_add_(0, batch["task"], values)
+        return Scores(
+            (plain / self.sizes).tolist(),
+            (task / self.sizes).tolist(),
+            {name: (total / self.sizes).tolist() for name, total in further.items()},
+        )

@@ -5,7 +5,8 @@ Read from `learn` down to `update`, this file is one batch's way from the stream
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from typing import Any, Literal
 
@@ -18,11 +19,11 @@ from holdfast.cost import Meter, peak_memory, reset_peak_memory, stored_bytes
 from holdfast.data import Batch, Batches, Table, columns, size
 from holdfast.divergence import LossWatch, check_weights
 from holdfast.errors import UsageError, at_least
-from holdfast.evaluation import Record, TestSets, undisturbed
+from holdfast.evaluation import Record, Scorer, Scores, TestSets, undisturbed
 from holdfast.method import Method, refuse_unfit
 from holdfast.objective import Classification, Objective
 from holdfast.optim.carry import carry_state
-from holdfast.optim.schedules import Schedule, constant
+from holdfast.optim.schedules import Schedule, StepSchedule, constant
 from holdfast.stream import Experience, Stream
 
 MakeOptimizer = Callable[[list[nn.Parameter]], Optimizer]
@@ -45,11 +46,17 @@ class Learner:
             a `holdfast.models.Classifier`.
         method: What keeps the model from forgetting; a `chain` for several. None: plain training.
         optimizer: From a list of parameters to an optimizer; by default SGD at 0.01, momentum 0.9.
-        objective: What is asked of the model; None: classification as the stream describes it.
-        epochs: Passes over each experience.
-        batch_size: Examples the stream brings a step.
+        objective: What is asked of the model; None: classification as the stream describes it, or
+            prediction of the next token where it is of language.
+        epochs: Times that each experience is gone through.
+        batch_size: Examples that the stream brings to a forward pass.
+        accumulate: Forward passes an update, each weighing as many predictions as it asks for.
+        clip: Largest norm of the whole gradient in an update; None: any.
+        precision: `"float32"`, or `"bfloat16"` in forward passes (weights stay as they are).
+        pretrained: Whether the model comes knowing something that methods are to keep.
         optimizer_state: `"reset"`: a fresh optimizer for every experience; `"keep"`: one for all.
-        schedule: Factor on the learning rate by epoch and number of epochs, within an experience.
+        schedule: Factor on the learning rate by epoch and number of epochs, within an experience;
+            or a `StepSchedule`, by update.
         augment: Applied to inputs in every training forward pass, replayed examples included.
         evaluate_every: Score the test sets every so many steps (continual evaluation); None: only
             after each experience.
@@ -79,6 +86,10 @@ class Learner:
         objective: Objective | None = None,
         epochs: int = 1,
         batch_size: int = 32,
+        accumulate: int = 1,
+        clip: float | None = None,
+        precision: Literal["float32", "bfloat16"] = "float32",
+        pretrained: bool = False,
         optimizer_state: Literal["reset", "keep"] = "reset",
         schedule: Schedule = constant,
         augment: Callable[[Tensor], Tensor] | None = None,
@@ -88,6 +99,11 @@ class Learner:
         device: torch.device | str | None = None,
     ) -> None:
         at_least(1, epochs=epochs, batch_size=batch_size, evaluate_every=evaluate_every)
+        at_least(1, accumulate=accumulate)
+        if clip is not None and not clip > 0:
+            raise UsageError(f"clip must be above 0; given: {clip}.")
+        if precision not in ("float32", "bfloat16"):
+            raise UsageError(f"precision must be 'float32' or 'bfloat16'; given: {precision!r}.")
         if optimizer_state not in ("reset", "keep"):
             raise UsageError(
                 f"optimizer_state must be 'reset' or 'keep'; given: {optimizer_state!r}."
@@ -98,7 +114,8 @@ class Learner:
         self.method = (method or Method()).to(self.device)
         self.make_optimizer, self.optimizer_state = optimizer, optimizer_state
         self.schedule, self.augment = schedule, augment
-        self.epochs, self.batch_size = epochs, batch_size
+        self.epochs, self.batch_size, self.accumulate = epochs, batch_size, accumulate
+        self.clip, self.precision, self.pretrained = clip, precision, pretrained
         self.evaluate_every, self.evaluate_subset = evaluate_every, evaluate_subset
         self.seed = seed
         self.generator = torch.Generator(self.device).manual_seed(seed)
@@ -120,6 +137,9 @@ class Learner:
         self.incoming: Batch = {}
         self.index = 0  # of the experience at hand, or next
         self.step = 0  # within the experience
+        self.updates = 0  # in all experiences
+        self.enough = False  # ends the experience after the step at hand
+        self._at_epoch = -1  # whose learning rate is set
 
     # A run, from the outside in.
 
@@ -139,7 +159,9 @@ class Learner:
             if not self.record.initial:
                 self.record.scenario = stream.scenario
                 self.record.names = [experience.name for experience in stream]
-                self.record.initial = self.test_sets.score(self).plain
+                scores = self.test_sets.score(self)
+                self.record.initial = scores.plain
+                self._measured(scores)
             while self.index < len(stream):
                 if self.batches is None:
                     self.begin(stream[self.index])
@@ -159,14 +181,10 @@ class Learner:
                 f"given: {self.epochs}."
             )
         self.stream = stream
-        self.objective = self._given_objective or Classification(
-            [experience.classes for experience in stream],
-            stream.classes,
-            task_known=stream.scenario == "task",
-        )
-        self.test_sets = TestSets(stream)
+        self.objective = self._given_objective or self._objective(stream)
+        self.test_sets: Scorer = stream.scorer or TestSets(stream)
         if self.evaluate_every:
-            self.probe_sets = TestSets(stream, subset=self.evaluate_subset, seed=self.seed)
+            self.probe_sets = self.test_sets.subset(self.evaluate_subset, self.seed)
         reset_peak_memory(self.device)
         with self.chance.mine():
             self._call("setup")
@@ -175,10 +193,12 @@ class Learner:
         """Grow, renew the optimizer, let methods prepare, and lay out the batches."""
         self.meter.start()
         self.expand(experience)
-        self._renew_optimizer()
+        self.renew_optimizer()
+        if self.pretrained and not self.index:
+            self.meter.counted(lambda: self._call("inherit"))
         self.meter.counted(lambda: self._call("begin", experience))
         self._lay_out(experience)
-        self.step = 0
+        self.step, self.enough, self._at_epoch = 0, False, -1
 
     def expand(self, experience: Experience) -> None:
         """Make room for an experience's classes: in the head, and wherever methods need it."""
@@ -210,13 +230,11 @@ class Learner:
                 "method that needs none (ncm)."
             )
         every = self.evaluate_every
-        epoch = -1
-        for incoming in self.batches:
-            if self.batches.epoch != epoch:
-                epoch = self.batches.epoch
-                self._set_learning_rate(epoch)
-            loss = self.meter.step(self.step, partial(self.update, incoming))
+        for passes in self._passes(self.batches):
+            self._set_learning_rate()
+            loss = self.meter.step(self.step, partial(self.update, *passes))
             self.step += 1
+            self.updates += 1
             if self.watch.add(loss):
                 self.check_losses()
             if every and self.step % every == 0:
@@ -229,28 +247,48 @@ class Learner:
                     observer.on_step(self)
                 self.meter.start()
 
-    def update(self, incoming: Batch) -> Tensor:
-        """One step: from the batch that the stream brought to changed weights."""
+    def update(self, *passes: Batch) -> Tensor:
+        """One step: from what the stream brought, a batch a forward pass, to changed weights.
+
+        Returns:
+            The loss, without gradient; the weighted mean of the passes' losses.
+        """
+        self.optimizer.zero_grad()
+        if len(passes) == 1:
+            loss = self.descend(passes[0])
+        else:
+            weights = [self.objective.weight(batch) for batch in passes]
+            whole = sum(weights)
+            losses = [self.descend(b, w / whole) for b, w in zip(passes, weights, strict=True)]
+            loss = torch.stack(losses).sum()
+        for change in self._gradients:
+            change(self)
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        self.optimizer.step()
+        for after in self._step:
+            after(self)
+        return loss
+
+    def descend(self, incoming: Batch, share: Tensor | float | None = None) -> Tensor:
+        """One forward and backward pass; the gradients of its share of the loss are added up."""
         self.incoming = incoming
         batch = incoming
         for mix in self._batch:
             batch = mix(self, batch)
         batch = self.augmented(batch)
-        outputs = self.objective.forward(self.model, batch)
-        visible = outputs
-        for mask in self._logits:
-            visible = mask(self, batch, visible)
-        loss = self.objective.loss(visible, batch)
-        for term in self._loss:
-            loss = term(self, batch, outputs, loss)
-        self.optimizer.zero_grad()
+        with self.autocast():
+            outputs = self.objective.forward(self.model, batch)
+            visible = outputs
+            for mask in self._logits:
+                visible = mask(self, batch, visible)
+            loss = self.objective.loss(visible, batch)
+            for term in self._loss:
+                loss = term(self, batch, outputs, loss)
+        if share is not None:
+            loss = loss * share
         loss.backward()
-        for change in self._gradients:
-            change(self)
-        self.optimizer.step()
-        for after in self._step:
-            after(self)
-        return loss
+        return loss.detach()
 
     def end(self) -> None:
         """Let methods consolidate, then fill one row of the matrix."""
@@ -261,6 +299,7 @@ class Learner:
         scores = self.test_sets.score(self)
         self.record.matrix.append(scores.plain)
         self.record.task_matrix.append(scores.task)
+        self._measured(scores)
         self.record.steps.append(self.step)
         self.record.cost = {
             "seconds": self.meter.seconds,
@@ -286,9 +325,23 @@ class Learner:
             return batch
         return {**batch, "x": self.augment(batch["x"])}
 
+    def autocast(self) -> AbstractContextManager[None]:
+        """Around forward passes: the precision asked for."""
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def serving(self) -> AbstractContextManager[Any]:
+        """Inside it the model is as it is to be used, as its methods have it."""
+        stack = ExitStack()
+        for serve in self._serving:
+            stack.enter_context(serve(self))
+        return stack
+
     def predict(self, batch: Batch) -> Tensor:
         """Outputs for use: not augmented, corrected or replaced by the methods."""
-        outputs = self.objective.forward(self.model, batch)
+        with self.autocast():
+            outputs = self.objective.forward(self.model, batch)
         for correct in self._predict:
             outputs = correct(self, batch, outputs)
         return outputs
@@ -330,6 +383,8 @@ class Learner:
         return {
             "index": self.index,
             "step": self.step,
+            "updates": self.updates,
+            "enough": self.enough,
             "model": self.model.state_dict(),
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict() if hasattr(self, "optimizer") else None,
@@ -354,11 +409,13 @@ class Learner:
         self.method.load_state_dict(state["method"])
         self.method.to(self.device)
         if state["optimizer"] is not None:
-            self._renew_optimizer()
+            self.renew_optimizer()
             self.optimizer.load_state_dict(state["optimizer"])
         self.record = Record.from_dict(state["record"])
         self.meter.load_state_dict(state["meter"])
         self.index, self.step = state["index"], state["step"]
+        self.updates = state.get("updates", self.meter.steps)
+        self.enough, self._at_epoch = state.get("enough", False), -1
         if inside:
             self._lay_out(stream[self.index])
             assert self.batches is not None
@@ -385,7 +442,7 @@ class Learner:
         self._batch, self._logits = overriding("batch"), overriding("logits")
         self._loss, self._gradients = overriding("loss"), overriding("gradients")
         self._step, self._predict = overriding("step"), overriding("predict")
-        self._fit = overriding("fit")
+        self._fit, self._serving = overriding("fit"), overriding("serving")
 
     def _lay_out(self, experience: Experience) -> None:
         table = experience.train
@@ -394,7 +451,7 @@ class Learner:
         table = table.to(self.device)
         self.batches = Batches(table, self.batch_size, self.epochs, self.generator)
 
-    def _renew_optimizer(self) -> None:
+    def renew_optimizer(self) -> None:
         """A fresh optimizer, or the old one's state carried over to parameters that have grown."""
         old: Optimizer | None = getattr(self, "optimizer", None)
         old_named = self.named
@@ -410,10 +467,51 @@ class Learner:
         if keep and old is not None:
             carry_state(old, old_named, self.optimizer, self.named)
 
-    def _set_learning_rate(self, epoch: int) -> None:
-        factor = self.schedule(epoch, self.epochs)
+    def _passes(self, batches: Batches) -> Iterator[list[Batch]]:
+        """The batches of each update; the last update of an epoch may have fewer."""
+        passes: list[Batch] = []
+        if self.enough:
+            return
+        for incoming in batches:
+            passes.append(incoming)
+            if len(passes) == self.accumulate or not batches.remaining():
+                yield passes
+                passes = []
+                if self.enough:
+                    return
+
+    @property
+    def planned(self) -> int:
+        """Updates that the experience at hand takes."""
+        if self.batches is None:
+            return 0
+        return -(-self.batches.per_epoch // self.accumulate) * self.epochs
+
+    def _set_learning_rate(self) -> None:
+        if isinstance(self.schedule, StepSchedule):
+            factor = self.schedule.factor(self.step, self.planned, self.updates)
+        elif self._at_epoch == self.epoch:
+            return
+        else:
+            factor = self.schedule(self.epoch, self.epochs)
+        self._at_epoch = self.epoch
         for group, rate in zip(self.optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = rate * factor
+
+    def _objective(self, stream: Stream) -> Objective:
+        if stream.scenario == "text":
+            from holdfast.language.objective import objective_of
+
+            return objective_of(self.model)
+        return Classification(
+            [experience.classes for experience in stream],
+            stream.classes,
+            task_known=stream.scenario == "task",
+        )
+
+    def _measured(self, scores: Scores) -> None:
+        for name, row in scores.measures.items():
+            self.record.measures.setdefault(name, []).append(row)
 
     def _probe(self) -> None:
         scores = self.probe_sets.score(self)

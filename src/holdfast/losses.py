@@ -12,10 +12,10 @@ from torch import Tensor
 
 
 def distillation(
-    outputs: Float[Tensor, "examples classes"],
-    targets: Float[Tensor, "examples classes"],
+    outputs: Float[Tensor, "*examples classes"],
+    targets: Float[Tensor, "*examples classes"],
     temperature: float = 2.0,
-) -> Float[Tensor, " examples"]:
+) -> Float[Tensor, "*examples"]:
     """Cross-entropy between a teacher's and a student's softened class probabilities.
 
     The softmax runs over the columns given: pass a slice of the logits to distil only those.
@@ -28,8 +28,8 @@ def distillation(
 
     Source: Hinton et al., "Distilling the knowledge in a neural network" (2015).
     """
-    probabilities = (targets / temperature).softmax(1)
-    return -(probabilities * (outputs / temperature).log_softmax(1)).sum(1)
+    probabilities = (targets / temperature).softmax(-1)
+    return -(probabilities * (outputs / temperature).log_softmax(-1)).sum(-1)
 
 
 def output_distance(

@@ -3,7 +3,8 @@
 A `Method` overrides only the points of the step that it needs:
 
     setup(learner)                        once, before the first experience
-    expand(learner, experience)           grow with an experience's classes
+    expand(learner, experience)           grow with an experience's classes; freeze, add parameters
+    inherit(learner)                      once, if the model comes knowing something: keep that too
     begin(learner, experience)            before an experience is trained on
     select(learner, table)                choose what to train on
     fit(learner, table)                   instead of gradient training, where it answers True
@@ -14,6 +15,7 @@ A `Method` overrides only the points of the step that it needs:
     step(learner)                         after the optimizer
     end(learner, experience)              consolidate, store, align
     predict(learner, batch, outputs)      route, mask, replace
+    serving(learner)                      around use: another adapter, averaged weights
 
 `batch`, `logits` and `loss` run once per forward pass, `gradients` and `step` once per update:
 under gradient accumulation these differ. `expand` must depend on the experience's description
@@ -30,6 +32,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -45,10 +48,40 @@ if TYPE_CHECKING:
     from holdfast.learner import Learner
 
 Family = Literal[
-    "bound", "replay", "penalty", "distillation", "projection", "prototype", "correction"
+    "bound",
+    "replay",
+    "penalty",
+    "distillation",
+    "projection",
+    "prototype",
+    "correction",
+    "sparse",
+    "adapter",
+    "selection",
+    "schedule",
 ]
-Need = Literal["new classes", "features", "linear head", "past data", "boundaries", "labels"]
+Need = Literal[
+    "new classes",
+    "features",
+    "linear head",
+    "past data",
+    "boundaries",
+    "labels",
+    "transformer blocks",
+    "adapters",
+]
 Kept = Literal["examples", "outputs", "model", "parameters", "prototypes"]
+
+
+KINDS: dict[str, str] = {
+    "class": "class-incremental",
+    "domain": "domain-incremental",
+    "task": "task-incremental",
+    "text": "language",
+}
+"""Kinds of streams, in words."""
+
+ALL_KINDS = frozenset(KINDS)
 
 
 @dataclass(frozen=True)
@@ -62,7 +95,8 @@ class Tags:
         scenarios: Kinds of streams that it can serve.
         needs: What it cannot do without: `"new classes"` (experiences that add classes),
             `"features"` (a model split into backbone and head), `"linear head"`, `"past data"`
-            (all earlier experiences at hand), `"boundaries"`, `"labels"`.
+            (all earlier experiences at hand), `"boundaries"`, `"labels"`, `"transformer blocks"`,
+            `"adapters"` (weights beside frozen ones, which it brings itself).
         keeps: What it stores of the past.
     """
 
@@ -82,9 +116,11 @@ class Method(Remembers):
     `learner.generator`.
     """
 
-    tags: ClassVar[Tags] = Tags("bound", "Plain training", "")
+    tags: ClassVar[Tags] = Tags("bound", "Plain training", "", scenarios=ALL_KINDS)
     replaces_loss: ClassVar[bool] = False
     """Whether `loss` drops the loss it is given, so that nothing may be added before it."""
+    reads_outputs: ClassVar[bool] = True
+    """Whether `loss` looks at the outputs: a trainer that makes none must then make them for it."""
     replaces_training: ClassVar[bool] = False
     """Whether `fit` always answers True, so that what acts during training steps never would."""
 
@@ -94,6 +130,8 @@ class Method(Remembers):
     def setup(self, learner: Learner) -> None: ...
 
     def expand(self, learner: Learner, experience: Experience) -> None: ...
+
+    def inherit(self, learner: Learner) -> None: ...
 
     def begin(self, learner: Learner, experience: Experience) -> None: ...
 
@@ -121,6 +159,9 @@ class Method(Remembers):
     def predict(self, learner: Learner, batch: Batch, outputs: Tensor) -> Tensor:
         return outputs
 
+    def serving(self, learner: Learner) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def parts(self) -> Iterator[Method]:
         """The methods that this one stands for, in order: itself, unless it is a chain."""
         yield self
@@ -133,10 +174,8 @@ class Method(Remembers):
         """Why this method cannot serve `stream` with `model`, as a sentence; None if it can."""
         name, needs = type(self).__name__, self.tags.needs
         if stream.scenario not in self.tags.scenarios:
-            return (
-                f"{name} serves {' and '.join(sorted(self.tags.scenarios))}-incremental streams; "
-                f"{stream.name!r} is {stream.scenario}-incremental."
-            )
+            served = " and ".join(KINDS[kind] for kind in KINDS if kind in self.tags.scenarios)
+            return f"{name} serves {served} streams; {stream.name!r} is {KINDS[stream.scenario]}."
         all_at_once = len(stream) > 1 and len(stream.seen_until(0)) == stream.classes
         if "new classes" in needs and all_at_once:
             return (

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from holdfast.data import Batch
+from holdfast.data import Batch, size
 from holdfast.errors import UsageError
 
 
 class Objective(ABC):
     """Base of all objectives; see `Classification` for the one in use most."""
+
+    vectorised: ClassVar[bool] = True
+    """Whether `forward` can be mapped over single examples by `torch.func.vmap`."""
 
     @abstractmethod
     def forward(self, model: Callable[..., Any], batch: Batch) -> Tensor:
@@ -37,6 +40,23 @@ class Objective(ABC):
     @abstractmethod
     def scores(self, outputs: Tensor, batch: Batch) -> Float[Tensor, " examples"]:
         """One score per example, larger is better (1 for a right answer, 0 for a wrong one)."""
+
+    def mean(self, values: Tensor, batch: Batch) -> Float[Tensor, ""]:
+        """The mean of one value per prediction, over the predictions that the batch asks for."""
+        return values.mean()
+
+    def weight(self, batch: Batch) -> Tensor | int:
+        """How many predictions a batch asks for: its share of an update of several batches."""
+        return size(batch)
+
+    def measures(self, outputs: Tensor, batch: Batch) -> dict[str, Float[Tensor, " examples"]]:
+        """Further numbers, one per example, to be recorded beside the scores."""
+        return {}
+
+    def sampled(self, outputs: Tensor, batch: Batch, generator: torch.Generator) -> Batch:
+        """The batch with labels drawn from the model."""
+        chances = self.probabilities(outputs, batch)
+        return {**batch, "y": torch.multinomial(chances, 1, generator=generator).squeeze(1)}
 
     def probabilities(self, outputs: Tensor, batch: Batch) -> Float[Tensor, "examples classes"]:
         """The model's distribution over labels.

@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from holdfast.data import Table
 from holdfast.errors import DataError
 
-Scenario = Literal["class", "task", "domain"]
+if TYPE_CHECKING:
+    from holdfast.evaluation import Scorer
+
+Scenario = Literal["class", "task", "domain", "text"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ class Stream:
         name: How the stream was asked for.
         experiences: In order of arrival.
         scenario: `"class"`: new classes, no task label at test; `"task"`: new classes, the task is
-            known in training and at test; `"domain"`: the same classes under changing conditions.
+            known in training and at test; `"domain"`: the same classes under changing conditions;
+            `"text"`: language, as tokens.
         classes: Number of classes over the whole stream; labels lie in `0 .. classes - 1`. Zero
             where nothing is classified.
         shape: Shape of one input, without the batch dimension.
@@ -60,6 +64,9 @@ class Stream:
         labelled: Whether training examples carry labels.
         online: Whether each example may be seen only once (one epoch).
         class_names: Names by label, where known.
+        past: Examples of what a pre-trained model already knows, where there are any.
+        scorer: What scores the learner after each experience; None: its objective, on the test
+            sets.
     """
 
     name: str
@@ -72,6 +79,8 @@ class Stream:
     labelled: bool = True
     online: bool = False
     class_names: tuple[str, ...] = ()
+    past: Table | None = None
+    scorer: Scorer | None = None
 
     def __len__(self) -> int:
         return len(self.experiences)

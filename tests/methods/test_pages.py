@@ -90,7 +90,7 @@ def test_the_index_gives_every_methods_tags():
             [
                 f"[{entry.name}]({entry.name.replace('+', 'p')}.md)",
                 tags.family,
-                ", ".join(s for s in ("class", "task", "domain") if s in tags.scenarios),
+                ", ".join(s for s in ("class", "task", "domain", "text") if s in tags.scenarios),
                 ", ".join(sorted(tags.needs)) or "nothing",
                 ", ".join(sorted(tags.keeps)) or "nothing",
                 tags.source or "none",

@@ -14,6 +14,7 @@ from rich.table import Table
 from holdfast import catalogue, streams, studies
 from holdfast.catalogue import Entry
 from holdfast.checkpoint import write_atomically
+from holdfast.method import KINDS
 from holdfast.spec import Spec
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def list_methods(name: str | None, as_json: bool) -> None:
     print()
     _field("title", tags.title + source)
     _field("family", tags.family)
-    _field("streams", ", ".join(f"{kind}-incremental" for kind in sorted(tags.scenarios)))
+    _field("streams", ", ".join(KINDS[kind] for kind in sorted(tags.scenarios)))
     _field("needs", ", ".join(sorted(tags.needs)) or "nothing special")
     _field("keeps", ", ".join(sorted(tags.keeps)) or "nothing")
     _arguments(entry.arguments, argument_docs(catalogue.method_class(name)))

@@ -1,1 +1,1 @@
-"""What is particular to text and to Hugging Face checkpoints."""
+"""Text, tokens and Hugging Face checkpoints."""

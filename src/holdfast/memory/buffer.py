@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from holdfast.data import Batch, Table, size
+from holdfast.data import SEQUENCES, Batch, Table, padded, shortened, size
 from holdfast.errors import UsageError
 from holdfast.memory.remembers import Remembers
 from holdfast.memory.storage import keep_least, reservoir_slots
@@ -100,7 +100,7 @@ class Buffer(Remembers):
         else:
             slots, batch = self._balanced_slots(batch, rows, generator, key)
         for name, held in room.items():
-            held.index_copy_(0, slots, _fitted(batch[name], held))
+            held.index_copy_(0, slots, _fitted(name, batch[name], held))
         self.seen += rows
 
     def sample(self, count: int, generator: torch.Generator) -> Batch:
@@ -114,7 +114,9 @@ class Buffer(Remembers):
             chosen = torch.multinomial(weight, min(count, self.stored), generator=generator)
         else:
             chosen = torch.randperm(self.stored, generator=generator, device=device)[:count]
-        return {name: held.index_select(0, chosen) for name, held in self._held().items()}
+        drawn = {name: held.index_select(0, chosen) for name, held in self._held().items()}
+        # Elsewhere the longest row could not be had without waiting for the device.
+        return shortened(drawn) if device.type == "cpu" else drawn
 
     def _held(self) -> Batch:
         """Columns at full capacity; the last row takes what is not kept."""
@@ -133,7 +135,7 @@ class Buffer(Remembers):
                 held[name] = rows.new_zeros((self.capacity + 1, *rows.shape[1:]))
             elif rows.shape[1:] != held[name].shape[1:]:
                 template = held[name].new_empty((0, *rows.shape[1:]))
-                held[name] = _wide(held[name], template)
+                held[name] = _wide(name, held[name], template)
             else:
                 continue
             self.register_buffer(f"column_{name}", held[name])
@@ -168,18 +170,20 @@ class Buffer(Remembers):
         return slots, {name: column[order] for name, column in batch.items()}
 
 
-def _fitted(rows: Tensor, held: Tensor) -> Tensor:
+def _fitted(name: str, rows: Tensor, held: Tensor) -> Tensor:
     """Rows as a column holds them: without gradients, of its type, of its width."""
     if rows.requires_grad:
         rows = rows.detach()
     if rows.dtype != held.dtype:
         rows = rows.to(held.dtype)
-    return _wide(rows, held)
+    return _wide(name, rows, held)
 
 
-def _wide(rows: Tensor, like: Tensor) -> Tensor:
-    """Rows padded with NaN to the width of `like`."""
+def _wide(name: str, rows: Tensor, like: Tensor) -> Tensor:
+    """Rows padded to the width of `like`: tokens as their column asks, numbers with NaN."""
     missing = like.shape[1] - rows.shape[1] if rows.dim() > 1 else 0
     if missing <= 0:
         return rows
+    if name in SEQUENCES:
+        return padded(name, rows, like.shape[1])
     return torch.cat([rows, rows.new_full((len(rows), missing, *rows.shape[2:]), torch.nan)], 1)

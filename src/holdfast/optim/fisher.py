@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
-from holdfast.data import Batch, Table
+from holdfast.data import Batch, Table, shortened, size
 from holdfast.errors import UsageError
 from holdfast.evaluation import undisturbed
 
@@ -73,6 +73,9 @@ def fisher_diagonal(
     rows = max(1, min(256, wanted, FLOATS_AT_MOST // weights))
 
     def add(batch: Batch, weight: Tensor | None = None) -> None:
+        if not learner.objective.vectorised:
+            torch._foreach_add_(list(total.values()), _one_by_one(learner, batch))
+            return
         for name, g in gradients(trained, batch).items():
             squared = g.square_()
             if weight is not None:
@@ -85,11 +88,10 @@ def fisher_diagonal(
                 add(batch)
                 continue
             outputs = learner.objective.forward(learner.model, batch)
-            chances = learner.objective.probabilities(outputs, batch)
             if labels == "sampled":
-                drawn = torch.multinomial(chances, 1, generator=generator).squeeze(1)
-                add({**batch, "y": drawn})
+                add(learner.objective.sampled(outputs, batch, generator))
                 continue
+            chances = learner.objective.probabilities(outputs, batch)
             for label in range(chances.shape[1]):
                 y = torch.full_like(batch["y"], label)
                 possible = chances[:, label] > 0
@@ -97,3 +99,17 @@ def fisher_diagonal(
                     rows_kept = {name: column[possible] for name, column in batch.items()}
                     add({**rows_kept, "y": y[possible]}, chances[possible, label])
     return [total[name] / len(table) for name in trained]
+
+
+def _one_by_one(learner: Learner, batch: Batch) -> list[Tensor]:
+    """Sum of the squared gradients of each example's loss, without mapping over examples."""
+    parameters = [p for p in learner.model.parameters() if p.requires_grad]
+    squares = [torch.zeros_like(p) for p in parameters]
+    for row in range(size(batch)):
+        example = shortened({name: column[row : row + 1] for name, column in batch.items()})
+        with torch.enable_grad():
+            outputs = learner.objective.forward(learner.model, example)
+            loss = learner.objective.losses(outputs, example).sum()
+        found = torch.autograd.grad(loss, parameters, materialize_grads=True)
+        torch._foreach_addcmul_(squares, found, found)
+    return squares

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from holdfast.errors import UsageError
@@ -10,6 +11,26 @@ from holdfast.spec import parse_one
 
 Schedule = Callable[[int, int], float]
 """From (epoch, epochs) to a factor on the learning rate."""
+
+
+class StepSchedule(ABC):
+    """A factor on the learning rate at every update.
+
+    It is a closed form of where training is, so that it resumes anywhere: no state is kept.
+    """
+
+    @abstractmethod
+    def factor(self, update: int, updates: int, life: int) -> float:
+        """The factor at an update.
+
+        Args:
+            update: Within the experience, from 0.
+            updates: In the experience, in all.
+            life: Updates made over all experiences.
+        """
+
+    def __call__(self, epoch: int, epochs: int) -> float:
+        raise TypeError(f"{type(self).__name__} goes by updates: ask its `factor`.")
 
 
 def constant(epoch: int, epochs: int) -> float:

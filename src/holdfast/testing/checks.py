@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from holdfast.data import Table
 from holdfast.errors import StreamRefused, UsageError
 from holdfast.evaluation import TestSets
-from holdfast.method import Method, chain
+from holdfast.method import KINDS, Method, chain
 from holdfast.stream import Experience, Stream
 from holdfast.streams.source import class_incremental
 from holdfast.testing.comparison import ContractError, copied, equal, holds_tensor, require_same
@@ -67,7 +67,9 @@ def check_determinism(make: Factory) -> None:
 def check_exact_resume(make: Factory) -> None:
     """A run restored from a checkpoint at any step ends with the bits of one never stopped."""
     for stream in served_streams(make):
-        for head in ("full", "growing") if stream.scenario != "domain" else ("full",):
+        for head in (
+            ("full", "growing") if stream.classes and stream.scenario != "domain" else ("full",)
+        ):
             whole, states = run_keeping_states(make, stream, head)
             for at, state in states:
                 learner = learner_for(make, stream, head)
@@ -140,10 +142,11 @@ def check_one_class_experiences(make: Factory) -> None:
 
 def check_one_example_experiences(make: Factory) -> None:
     """An experience may bring a single example."""
-    stream = small_stream()
-    single = replace(stream[1], train=stream[1].train.take(slice(0, 1)))
-    single = replace(single, classes=(int(single.train["y"][0]),))
-    runs_or_refuses(make, replace(stream, experiences=[stream[0], single, stream[2]]))
+    for stream in (small_stream(), small_stream("text")):
+        single = replace(stream[1], train=stream[1].train.take(slice(0, 1)))
+        if stream.classes:
+            single = replace(single, classes=(int(single.train["y"][0]),))
+        runs_or_refuses(make, replace(stream, experiences=[stream[0], single, stream[2]]))
 
 
 def check_last_batch_of_one(make: Factory) -> None:
@@ -180,6 +183,7 @@ def check_evaluation_without_side_effects(make: Factory) -> None:
             plain, watched, f"Runs on {stream.name} with and without evaluation at every step"
         )
         examples = TestSets(stream).table.columns
+        assert isinstance(watched.test_sets, TestSets)
         if not all(torch.equal(watched.test_sets.table[k], v) for k, v in examples.items()):
             raise ContractError(f"Prediction changes the test examples of {stream.name}.")
 
@@ -188,7 +192,6 @@ def check_refusal(make: Factory) -> None:
     """A stream or a model of a kind that the tags exclude is refused with a sentence."""
     tags = [part.tags for part in make().parts()]
     stream = served_streams(make)[0]
-    headless = nn.Sequential(nn.Flatten(), nn.Linear(stream.shape[-1] ** 2, stream.classes))
 
     def needed(what: str) -> bool:
         return any(what in part.needs for part in tags)
@@ -201,13 +204,19 @@ def check_refusal(make: Factory) -> None:
             needed("boundaries"),
         ),
         ("streams without labels", replace(stream, labelled=False), None, needed("labels")),
-        ("models without features", stream, headless, needed("features")),
-        ("models without a linear head", stream, headless, needed("linear head")),
     ]
-    for scenario in ("class", "task", "domain"):
+    if stream.classes:
+        headless = nn.Sequential(nn.Flatten(), nn.Linear(stream.shape[-1] ** 2, stream.classes))
+        cases.append(("models without features", stream, headless, needed("features")))
+        cases.append(("models without a linear head", stream, headless, needed("linear head")))
+    else:
+        blockless = nn.Sequential(nn.Embedding(256, 8), nn.Linear(8, 256))
+        needs_blocks = needed("transformer blocks") or needed("adapters")
+        cases.append(("models without transformer blocks", stream, blockless, needs_blocks))
+    for scenario, words in KINDS.items():
         excluded = any(scenario not in part.scenarios for part in tags)
         excluded |= scenario == "domain" and needed("new classes")
-        cases.append((f"{scenario}-incremental streams", small_stream(scenario), None, excluded))
+        cases.append((f"{words} streams", small_stream(scenario), None, excluded))
     for what, asked, model, excluded in cases:
         learner = learner_for(make, asked, model=model)
         try:

@@ -1,4 +1,4 @@
-"""Small streams of real digits, and small runs on them."""
+"""Small streams of real digits and real text, and small runs on them."""
 
 from __future__ import annotations
 
@@ -18,17 +18,25 @@ from holdfast.errors import StreamRefused
 from holdfast.learner import Learner, Observer
 from holdfast.method import Method
 from holdfast.models import build as build_model
-from holdfast.stream import Stream
+from holdfast.stream import Experience, Stream
 from holdfast.streams.source import Source, class_incremental, domain_incremental
 from holdfast.streams.sources import digits
 from holdfast.testing.comparison import ContractError
+
+TEXT_WIDTH = 16
+"""Tokens a row of the small text stream."""
 
 Factory = Callable[[], Method]
 Result = TypeVar("Result")
 
 
 def small_stream(scenario: str = "class", per_experience: int = 40) -> Stream:
-    """A few real digits in three experiences: `class`, `task` or `domain`-incremental."""
+    """Three small experiences of real data.
+
+    Digits, `class`, `task` or `domain`-incremental; or `text`: bytes of Python's documentation.
+    """
+    if scenario == "text":
+        return small_text(per_experience)
     source = cached_digits()
     if scenario == "domain":
         domains = [
@@ -50,6 +58,70 @@ def small_stream(scenario: str = "class", per_experience: int = 40) -> Stream:
     return stream.with_tasks() if scenario == "task" else stream
 
 
+def small_text(per_experience: int = 40) -> Stream:
+    """Three topics of Python's documentation as bytes, in padded rows of different lengths."""
+    from pydoc_data.topics import topics
+
+    def table(name: str, start: int, rows: int) -> Table:
+        content = topics[name].encode()
+        ids = torch.zeros(rows, TEXT_WIDTH, dtype=torch.long)
+        lengths = torch.tensor([TEXT_WIDTH - (start + row) % 7 for row in range(rows)])
+        for row in range(rows):
+            at = (start + row) * TEXT_WIDTH % (len(content) - TEXT_WIDTH)
+            ids[row] = torch.tensor(list(content[at : at + TEXT_WIDTH]))
+        real = torch.arange(TEXT_WIDTH) < lengths[:, None]
+        return Table(
+            {
+                "input_ids": ids * real,
+                "labels": torch.where(real, ids, -100),
+                "attention_mask": real.long(),
+                "length": lengths,
+            }
+        )
+
+    names = ("assignment", "formatstrings", "operator-summary")
+    return Stream(
+        name="small-text",
+        experiences=[
+            Experience(i, table(name, 0, per_experience), table(name, 50, 30), (), name)
+            for i, name in enumerate(names)
+        ],
+        scenario="text",
+        classes=0,
+        shape=(TEXT_WIDTH,),
+        past=table("lambda", 0, 20),
+    )
+
+
+def small_llama(seed: int = 3) -> nn.Module:
+    """A transformer of the Llama family, two blocks of width 16, over bytes."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model: nn.Module = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=256,
+                hidden_size=16,
+                intermediate_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                max_position_embeddings=64,
+                bos_token_id=None,
+                eos_token_id=None,
+            )
+        )
+    return model
+
+
+def small_model(stream: Stream, head: str = "full") -> nn.Module:
+    """A small model for a small stream."""
+    if stream.scenario == "text":
+        return small_llama()
+    return build_model("mlp(width=16, depth=1)", stream, head=head, seed=3)
+
+
 def learner_for(
     make: Factory,
     stream: Stream,
@@ -60,12 +132,13 @@ def learner_for(
     model: nn.Module | None = None,
 ) -> Learner:
     return Learner(
-        model or build_model("mlp(width=16, depth=1)", stream, head=head, seed=3),
+        model or small_model(stream, head),
         make(),
         optimizer=partial(torch.optim.SGD, lr=0.05, momentum=0.9),
         epochs=2,
         batch_size=batch_size,
         optimizer_state="keep",
+        pretrained=stream.scenario == "text",
         evaluate_every=evaluate_every,
         evaluate_subset=20,
         seed=5,
@@ -82,7 +155,7 @@ def run(make: Factory, stream: Stream, **options: Any) -> Learner:
 def served_streams(make: Factory, per_experience: int = 40) -> list[Stream]:
     """The small streams that the method does not refuse."""
     served = []
-    for scenario in ("class", "task", "domain"):
+    for scenario in ("class", "task", "domain", "text"):
         stream = small_stream(scenario, per_experience)
         try:
             learner_for(make, stream).start(stream)
@@ -90,7 +163,9 @@ def served_streams(make: Factory, per_experience: int = 40) -> list[Stream]:
             continue
         served.append(stream)
     if not served:
-        raise ContractError("The method refuses class-, task- and domain-incremental streams.")
+        raise ContractError(
+            "The method refuses class-, task- and domain-incremental streams, and language."
+        )
     return served
 
 

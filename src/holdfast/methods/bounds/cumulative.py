@@ -8,7 +8,7 @@ import torch
 
 from holdfast.data import Table
 from holdfast.memory.parameters import ParameterStore
-from holdfast.method import Method, Tags
+from holdfast.method import ALL_KINDS, Method, Tags
 
 if TYPE_CHECKING:
     from holdfast.learner import Learner
@@ -27,6 +27,7 @@ class Cumulative(Method):
         family="bound",
         title="Cumulative training (upper bound in order)",
         source="",
+        scenarios=ALL_KINDS,
         needs=frozenset({"past data"}),
     )
 

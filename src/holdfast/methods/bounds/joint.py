@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from holdfast.data import Table
-from holdfast.method import Method, Tags
+from holdfast.method import ALL_KINDS, Method, Tags
 
 if TYPE_CHECKING:
     from holdfast.learner import Learner
@@ -24,6 +24,7 @@ class Joint(Method):
         family="bound",
         title="Joint training (upper bound)",
         source="",
+        scenarios=ALL_KINDS,
         needs=frozenset({"past data"}),
     )
 

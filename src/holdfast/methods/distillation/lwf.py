@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from holdfast.data import Batch, columns
 from holdfast.losses import distillation
-from holdfast.method import Method, Tags
+from holdfast.method import ALL_KINDS, Method, Tags
 from holdfast.models.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ class LwF(Method):
 
     with f_old the network before this experience. In the task-incremental scenario every old task
     is distilled by its own softmax. Classes that return count in both terms, so that where classes
-    stay (domain-incremental) all do.
+    stay (domain-incremental) all do, and so do all words of a language model, at every token of the
+    new text that is learned from. A pre-trained model is itself the first teacher.
 
     Args:
         alpha: Weight of the distillation.
@@ -41,6 +42,7 @@ class LwF(Method):
         family="distillation",
         title="Learning without forgetting",
         source="Li and Hoiem, 2016",
+        scenarios=ALL_KINDS,
         needs=frozenset({"boundaries"}),
         keeps=frozenset({"model"}),
     )
@@ -79,8 +81,9 @@ class LwF(Method):
             return loss
         old = self.teacher.outputs(learner.objective.forward, batch)
         for classes in self.heads:
-            kept = distillation(outputs[:, classes], old[:, classes], self.temperature).mean()
-            loss = loss + self.alpha * self.temperature**2 * kept
+            kept = distillation(outputs[..., classes], old[..., classes], self.temperature)
+            mean = learner.objective.mean(kept, batch)
+            loss = loss + self.alpha * self.temperature**2 * mean
         return loss
 
     def expand(self, learner: Learner, experience: Experience) -> None:
@@ -90,6 +93,11 @@ class LwF(Method):
         if learner.stream.scenario == "task":
             groups = [e.classes for e in learner.stream.experiences[: experience.index]]
         self.heads = [columns(group) for group in groups]
+        if learner.stream.scenario == "text":
+            self.heads = [slice(None)]
+
+    def inherit(self, learner: Learner) -> None:
+        self.teacher.take()
 
     def gradients(self, learner: Learner) -> None:
         if not self.warming(learner):

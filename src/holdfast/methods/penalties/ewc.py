@@ -11,7 +11,7 @@ from torch import Tensor
 from holdfast.data import Batch
 from holdfast.losses import quadratic_penalty
 from holdfast.memory.parameters import ParameterStore
-from holdfast.method import Method, Tags
+from holdfast.method import ALL_KINDS, Method, Tags
 from holdfast.optim.fisher import Labels, fisher_diagonal
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class EWC(Method):
         family="penalty",
         title="Overcoming catastrophic forgetting in neural networks",
         source="Kirkpatrick et al., 2017",
+        scenarios=ALL_KINDS,
         needs=frozenset({"boundaries"}),
         keeps=frozenset({"parameters"}),
     )
@@ -89,6 +90,7 @@ class OnlineEWC(Method):
         family="penalty",
         title="Progress & compress: a scalable framework for continual learning",
         source="Schwarz et al., 2018",
+        scenarios=ALL_KINDS,
         needs=frozenset({"boundaries"}),
         keeps=frozenset({"parameters"}),
     )

@@ -9,7 +9,7 @@ from torch import Tensor
 from holdfast.data import Batch
 from holdfast.losses import quadratic_penalty
 from holdfast.memory.parameters import ParameterStore
-from holdfast.method import Method, Tags
+from holdfast.method import ALL_KINDS, Method, Tags
 
 if TYPE_CHECKING:
     from holdfast.learner import Learner
@@ -21,7 +21,8 @@ class L2(Method):
 
         loss = loss(B) + strength / 2 sum_i (theta_i - theta*_i)^2
 
-    Rows of a head that did not exist then are pulled to zero.
+    Rows of a head that did not exist then are pulled to zero. The first experience of a pre-trained
+    model is pulled to where the model came from (L2-SP, of Li et al., 2018).
 
     Args:
         strength: Weight of the penalty.
@@ -31,6 +32,7 @@ class L2(Method):
         family="penalty",
         title="Overcoming catastrophic forgetting in neural networks (its L2 baseline)",
         source="Kirkpatrick et al., 2017",
+        scenarios=ALL_KINDS,
         needs=frozenset({"boundaries"}),
         keeps=frozenset({"parameters"}),
     )
@@ -45,6 +47,9 @@ class L2(Method):
             return loss
         pull = quadratic_penalty(learner.parameters, self.anchor.get(learner.named))
         return loss + self.strength * pull
+
+    def inherit(self, learner: Learner) -> None:
+        self.anchor.put(learner.named)
 
     def end(self, learner: Learner, experience: Experience) -> None:
         self.anchor.put(learner.named)

@@ -8,7 +8,7 @@ from holdfast.data import Batch, concat
 from holdfast.errors import at_least
 from holdfast.memory.buffer import Buffer, Retrieval, Storage
 from holdfast.memory.herding import keep_herded
-from holdfast.method import Method, Tags
+from holdfast.method import ALL_KINDS, Method, Tags
 
 if TYPE_CHECKING:
     from holdfast.learner import Learner
@@ -42,6 +42,7 @@ class ER(Method):
         family="replay",
         title="On tiny episodic memories in continual learning",
         source="Chaudhry et al., 2019",
+        scenarios=ALL_KINDS,
         keeps=frozenset({"examples"}),
     )
 
