@@ -466,6 +466,9 @@ class Learner:
         self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
         if keep and old is not None:
             carry_state(old, old_named, self.optimizer, self.named)
+        if self.batches is not None:  # renewed by a method, in the midst of an experience
+            self._at_epoch = -1
+            self._set_learning_rate()
 
     def _passes(self, batches: Batches) -> Iterator[list[Batch]]:
         """The batches of each update; the last update of an epoch may have fewer."""
