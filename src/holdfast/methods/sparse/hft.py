@@ -11,7 +11,7 @@ from torch import nn
 
 from holdfast.data import Batch
 from holdfast.errors import CheckpointError, UsageError
-from holdfast.method import Method, Tags
+from holdfast.method import ALL_KINDS, Method, Tags
 from holdfast.models.anatomy import blocks
 from holdfast.models.halves import Half, Level, check_ratio, draw, draw_names, open_masks, shapes
 from holdfast.optim.masked import MaskedUpdates
@@ -65,7 +65,7 @@ class HFT(Method):
         family="sparse",
         title="HFT: Half Fine-Tuning for Large Language Models",
         source="Hui et al., 2024",
-        scenarios=frozenset({"class", "task", "domain", "text"}),
+        scenarios=ALL_KINDS,
         needs=frozenset({"transformer blocks"}),
     )
     remembers = ("log",)
@@ -226,7 +226,7 @@ class HFT(Method):
 
     def _categories(self, named: Mapping[str, nn.Parameter]) -> dict[str, float]:
         units = (*self.drawn.chosen, *self.drawn.left)
-        share = {}
+        share: dict[str, float] = {}
         for category in dict.fromkeys(unit.category for unit in units):
             chosen = [u for u in self.drawn.chosen if u.category == category]
             whole = [u for u in units if u.category == category]
