@@ -165,8 +165,12 @@ class Learner:
             while self.index < len(stream):
                 if self.batches is None:
                     self.begin(stream[self.index])
-                self.train(observers)
-                self.end()
+                try:
+                    self.train(observers)
+                    self.end()
+                except BaseException:
+                    self._call("release")
+                    raise
                 for observer in observers:
                     observer.on_experience(self)
         return self.record
