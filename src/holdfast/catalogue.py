@@ -32,6 +32,7 @@ METHODS: dict[str, str] = {
     "ncm": "holdfast.methods.prototypes.ncm:NCM",
     "wa": "holdfast.methods.correction.wa:WA",
     "hft": "holdfast.methods.sparse.hft:HFT",
+    "migu": "holdfast.methods.sparse.migu:MIGU",
 }
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from holdfast.methods.replay.er import ER
     from holdfast.methods.replay.icarl import ICaRL
     from holdfast.methods.sparse.hft import HFT
+    from holdfast.methods.sparse.migu import MIGU
 
 __all__ = [
     "AGEM",
@@ -33,6 +34,7 @@ __all__ = [
     "EWC",
     "HFT",
     "L2",
+    "MIGU",
     "NCM",
     "WA",
     "Cumulative",

@@ -162,6 +162,11 @@ class HFT(Method):
             blocks(model)
         except UsageError as unfit:
             return str(unfit)
+        if self.redraw == "stage" and not stream.boundaries:
+            return (
+                f"HFT draws another half in every experience, and {stream.name!r} does not tell "
+                "where they end: give redraw='epoch' or 'never'."
+            )
         return super().refusal(stream, model)
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
