@@ -31,6 +31,8 @@ METHODS: dict[str, str] = {
     "agem": "holdfast.methods.projection.agem:AGEM",
     "ncm": "holdfast.methods.prototypes.ncm:NCM",
     "wa": "holdfast.methods.correction.wa:WA",
+    "hft": "holdfast.methods.sparse.hft:HFT",
+    "migu": "holdfast.methods.sparse.migu:MIGU",
 }
 
 

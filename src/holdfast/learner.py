@@ -165,8 +165,12 @@ class Learner:
             while self.index < len(stream):
                 if self.batches is None:
                     self.begin(stream[self.index])
-                self.train(observers)
-                self.end()
+                try:
+                    self.train(observers)
+                    self.end()
+                except BaseException:
+                    self._call("release")
+                    raise
                 for observer in observers:
                     observer.on_experience(self)
         return self.record
@@ -466,6 +470,9 @@ class Learner:
         self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
         if keep and old is not None:
             carry_state(old, old_named, self.optimizer, self.named)
+        if self.batches is not None:  # renewed by a method, in the midst of an experience
+            self._at_epoch = -1
+            self._set_learning_rate()
 
     def _passes(self, batches: Batches) -> Iterator[list[Batch]]:
         """The batches of each update; the last update of an epoch may have fewer."""

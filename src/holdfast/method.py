@@ -14,6 +14,7 @@ A `Method` overrides only the points of the step that it needs:
     gradients(learner)                    project, mask, rescale
     step(learner)                         after the optimizer
     end(learner, experience)              consolidate, store, align
+    release(learner)                      take hooks off the model, if training fails before `end`
     predict(learner, batch, outputs)      route, mask, replace
     serving(learner)                      around use: another adapter, averaged weights
 
@@ -155,6 +156,8 @@ class Method(Remembers):
     def step(self, learner: Learner) -> None: ...
 
     def end(self, learner: Learner, experience: Experience) -> None: ...
+
+    def release(self, learner: Learner) -> None: ...
 
     def predict(self, learner: Learner, batch: Batch, outputs: Tensor) -> Tensor:
         return outputs

@@ -24,13 +24,17 @@ if TYPE_CHECKING:
     from holdfast.methods.replay.der import DER, DERpp
     from holdfast.methods.replay.er import ER
     from holdfast.methods.replay.icarl import ICaRL
+    from holdfast.methods.sparse.hft import HFT
+    from holdfast.methods.sparse.migu import MIGU
 
 __all__ = [
     "AGEM",
     "DER",
     "ER",
     "EWC",
+    "HFT",
     "L2",
+    "MIGU",
     "NCM",
     "WA",
     "Cumulative",
