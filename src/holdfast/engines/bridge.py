@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.data import Batch, size
-from holdfast.engines.passes import Share, refuse_other_rows, split
-from holdfast.engines.stage import Stage, choose
+from holdfast.engines.passes import Share
+from holdfast.engines.rows import rows_of
+from holdfast.engines.stage import Stage, choose, compares
 from holdfast.errors import CheckpointError, UsageError
 from holdfast.evaluation import Record
 from holdfast.method import Method, refuse_unfit
@@ -75,9 +76,11 @@ class Bridge:
     def objective(self) -> Objective:
         """What the model is asked, for methods that ask it themselves."""
         if self._objective is None:
+            from holdfast.engines.pairs import Pairs
             from holdfast.language.objective import objective_of
 
-            self._objective = objective_of(self.trainer.model)
+            pairs = compares(self.trainer)
+            self._objective = Pairs() if pairs else objective_of(self.trainer.model)
         return self._objective
 
     @property
@@ -92,15 +95,15 @@ class Bridge:
 
     @property
     def batch_size(self) -> int:
-        """Rows of one pass, on this process; a batch without padding is one long row."""
+        """Rows of one pass, on this process; packed examples are counted as they come."""
         if getattr(self.trainer, "padding_free", False):
-            return 1
+            return self.stream_rows
         return int(self.trainer._train_batch_size)
 
     @property
     def stream_rows(self) -> int:
         """How many rows of the present batch came from the trainer's data; they are its first."""
-        return size(self.incoming)
+        return size(self.incoming) if self.incoming else 0
 
     @property
     def step(self) -> int:
@@ -199,22 +202,26 @@ class Bridge:
     ) -> Any:
         """The trainer's own loss on what methods mix in, and the methods' terms beside it."""
         trainer = self.trainer
-        self.incoming, beside = split(inputs)
+        self.incoming, restore = rows_of(inputs, pairs=compares(trainer))
+        if not self.incoming and (self._mixes or self._reads_outputs):
+            raise UsageError(
+                "Methods know the examples of a batch by its column 'input_ids' or 'labels'; this "
+                f"trainer's batches have {', '.join(inputs)}."
+            )
         batch = self.incoming
         for mix in self._mixes:
             batch = mix(self, batch)
         if batch is not self.incoming:
-            refuse_other_rows(self.incoming, batch, beside)
-        arguments: dict[str, Any] = {"num_items_in_batch": items}
-        seen = dict(batch)  # the trainer may add to its inputs, or take from them
+            inputs = restore(batch)
         share = Share(trainer, self.incoming, batch, items)
-        own_outputs = self._reads_outputs and not _fused(trainer)
-        if own_outputs:
-            loss, answer = original(model, {**seen, **beside}, return_outputs=True, **arguments)
+        outputs = None
+        if self._reads_outputs and not _fused(trainer):
+            loss, answer = original(model, inputs, return_outputs=True, num_items_in_batch=items)
             outputs = answer["logits"] if isinstance(answer, dict) else answer[1]
         else:
-            loss = original(model, {**seen, **beside}, **arguments)
-            outputs = self.forward(batch) if self._reads_outputs else None
+            loss = original(model, inputs, num_items_in_batch=items)
+            if self._reads_outputs:
+                outputs = self.forward(batch)
 
         def terms(mean: Tensor) -> Tensor:
             for term in self._terms:
