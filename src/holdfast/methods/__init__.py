@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from holdfast.methods.replay.der import DER, DERpp
     from holdfast.methods.replay.er import ER
     from holdfast.methods.replay.icarl import ICaRL
+    from holdfast.methods.replay.replay import Replay
 
 __all__ = [
     "AGEM",
@@ -40,6 +41,7 @@ __all__ = [
     "Joint",
     "LwF",
     "OnlineEWC",
+    "Replay",
 ]
 
 
