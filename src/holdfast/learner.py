@@ -56,7 +56,7 @@ class Learner:
         pretrained: Whether the model comes knowing something that methods are to keep.
         optimizer_state: `"reset"`: a fresh optimizer for every experience; `"keep"`: one for all.
         schedule: Factor on the learning rate by epoch and number of epochs, within an experience;
-            or a `StepSchedule`, by update.
+            or a `StepSchedule`, by update (`holdfast.optim.stages`).
         augment: Applied to inputs in every training forward pass, replayed examples included.
         evaluate_every: Score the test sets every so many steps (continual evaluation); None: only
             after each experience.
@@ -496,7 +496,7 @@ class Learner:
 
     def _set_learning_rate(self) -> None:
         if isinstance(self.schedule, StepSchedule):
-            factor = self.schedule.factor(self.step, self.planned, self.updates)
+            factor = self.schedule.factor(self.step, self.planned, self.updates, self.index)
         elif self._at_epoch == self.epoch:
             return
         else:

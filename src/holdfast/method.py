@@ -25,7 +25,8 @@ alone (never on data, weights or chance), because it is replayed when a checkpoi
 must be repeatable from the method's own state.
 
 The first rows of a batch are always those that the stream brought, in order; they are also in
-`learner.incoming`, as they came. What other methods mix in comes after them. `logits` and `loss`
+`learner.incoming`, as they came. What other methods mix in comes after them. A method that gives up
+some of the stream's rows sets `learner.incoming` to those that remain. `logits` and `loss`
 are given the batch that the model saw, augmented, so that a teacher can be shown the same.
 """
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from holdfast.methods.replay.der import DER, DERpp
     from holdfast.methods.replay.er import ER
     from holdfast.methods.replay.icarl import ICaRL
+    from holdfast.methods.replay.replay import Replay
     from holdfast.methods.sparse.hft import HFT
     from holdfast.methods.sparse.migu import MIGU
 
@@ -44,6 +45,7 @@ __all__ = [
     "Joint",
     "LwF",
     "OnlineEWC",
+    "Replay",
 ]
 
 
