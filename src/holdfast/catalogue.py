@@ -32,6 +32,8 @@ METHODS: dict[str, str] = {
     "ncm": "holdfast.methods.prototypes.ncm:NCM",
     "wa": "holdfast.methods.correction.wa:WA",
     "hft": "holdfast.methods.sparse.hft:HFT",
+    "lora": "holdfast.methods.adapter.lora:LoRA",
+    "o_lora": "holdfast.methods.adapter.o_lora:OLoRA",
 }
 
 

@@ -12,6 +12,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from holdfast.methods.adapter.lora import LoRA
+    from holdfast.methods.adapter.o_lora import OLoRA
     from holdfast.methods.bounds.cumulative import Cumulative
     from holdfast.methods.bounds.finetune import Finetune
     from holdfast.methods.bounds.joint import Joint
@@ -40,7 +42,9 @@ __all__ = [
     "Finetune",
     "ICaRL",
     "Joint",
+    "LoRA",
     "LwF",
+    "OLoRA",
     "OnlineEWC",
 ]
 
