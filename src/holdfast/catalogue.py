@@ -33,6 +33,7 @@ METHODS: dict[str, str] = {
     "wa": "holdfast.methods.correction.wa:WA",
     "hft": "holdfast.methods.sparse.hft:HFT",
     "lora": "holdfast.methods.adapter.lora:LoRA",
+    "i_lora": "holdfast.methods.adapter.i_lora:ILoRA",
     "o_lora": "holdfast.methods.adapter.o_lora:OLoRA",
 }
 

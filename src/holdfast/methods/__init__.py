@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from holdfast.methods.adapter.i_lora import ILoRA
     from holdfast.methods.adapter.lora import LoRA
     from holdfast.methods.adapter.o_lora import OLoRA
     from holdfast.methods.bounds.cumulative import Cumulative
@@ -41,6 +42,7 @@ __all__ = [
     "DERpp",
     "Finetune",
     "ICaRL",
+    "ILoRA",
     "Joint",
     "LoRA",
     "LwF",
