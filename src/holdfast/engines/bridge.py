@@ -55,6 +55,8 @@ class Bridge:
         self._before = 0  # updates made in earlier experiences
         self._set_up = self.training = False
         self._objective: Objective | None = None
+        self.given_optimizer = trainer.optimizer is not None
+        self.make_optimizer: Callable[[], Any] = trainer.create_optimizer
         self._serving_depth = 0
         self._terms, self._mixes = self.overriding("loss"), self.overriding("batch")
         self._changes, self._after = self.overriding("gradients"), self.overriding("step")
@@ -121,6 +123,15 @@ class Bridge:
         return range(self.trainer.state.max_steps)
 
     @property
+    def planned(self) -> int:
+        """Updates that the experience at hand takes."""
+        return int(self.trainer.state.max_steps)
+
+    @property
+    def accumulate(self) -> int:
+        return int(self.trainer.args.gradient_accumulation_steps)
+
+    @property
     def epoch(self) -> int:
         return int(self.trainer.state.epoch or 0)
 
@@ -152,6 +163,31 @@ class Bridge:
         if self.trainer.accelerator.num_processes > 1:
             return [self.trainer.accelerator.reduce(g, reduction="mean") for g in found]
         return list(found)
+
+    def renew_optimizer(self) -> None:
+        """Let the optimizer forget what it holds, and step the parameters that are trained now.
+
+        Raises:
+            UsageError: If the user made the optimizer, or if several processes train together,
+                whose gradients are averaged over the parameters of the start.
+        """
+        self.name_parameters()
+        wrapped = self.trainer.optimizer
+        if wrapped is None:
+            return
+        if self.given_optimizer or self.trainer.accelerator.num_processes > 1:
+            raise UsageError(
+                "Which parameters are trained cannot change within an experience where several "
+                "processes train together, or where the trainer was given an optimizer."
+            )
+        held, self.trainer.optimizer = self.optimizer, None
+        try:
+            fresh = self.make_optimizer()
+        finally:
+            self.trainer.optimizer = wrapped
+        for group, anew in zip(held.param_groups, fresh.param_groups, strict=True):
+            group["params"] = anew["params"]  # the schedule goes on, which holds these groups
+        held.state.clear()
 
     def note(self, **values: Any) -> None:
         """Write numbers down: what a method found, by experience and step."""
@@ -190,6 +226,7 @@ class Bridge:
         self.name_parameters()
         if state is not None:
             self._restore(state)
+            self.name_parameters()
 
     def begin(self) -> None:
         """Before the first update of an experience that was not resumed."""
