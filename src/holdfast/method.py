@@ -119,6 +119,8 @@ class Method(Remembers):
     tags: ClassVar[Tags] = Tags("bound", "Plain training", "", scenarios=ALL_KINDS)
     replaces_loss: ClassVar[bool] = False
     """Whether `loss` drops the loss it is given, so that nothing may be added before it."""
+    reads_outputs: ClassVar[bool] = True
+    """Whether `loss` looks at the outputs: a trainer that makes none must then make them for it."""
     replaces_training: ClassVar[bool] = False
     """Whether `fit` always answers True, so that what acts during training steps never would."""
 
