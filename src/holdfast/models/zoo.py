@@ -14,7 +14,6 @@ import json
 import math
 import os
 import shutil
-
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from typing import Any
 import torch
 
 from holdfast.errors import RunError, UsageError, unknown
+from holdfast.language.checkpoints import Loaded, load, save
 from holdfast.learner import Learner, Observer
 from holdfast.optim.schedules import StepSchedule
 from holdfast.spec import bind, parse_one
@@ -77,24 +77,7 @@ class Recipe:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Small:
-    """A model with its tokenizer.
-
-    Attributes:
-        model: A causal language model of transformers.
-        tokenizer: Its tokenizer.
-        path: The Hugging Face folder that holds both.
-    """
-
-    model: Any
-    tokenizer: Any
-    path: Path
-    kind: str = "causal"
-    adapter: bool = False
-
-
-def small_llama(size: str = "1M", seed: int = 0) -> Small:
+def small_llama(size: str = "1M", seed: int = 0) -> Loaded:
     """A Llama that knows Python's documentation; pre-trained in about a minute, the first time.
 
     Args:
@@ -107,7 +90,7 @@ def small_llama(size: str = "1M", seed: int = 0) -> Small:
     return load(folder(Recipe("llama", _width(size), seed=seed)))
 
 
-def small_gpt2(size: str = "1M", seed: int = 0) -> Small:
+def small_gpt2(size: str = "1M", seed: int = 0) -> Loaded:
     """The same with the architecture of GPT-2.
 
     Args:
@@ -141,15 +124,6 @@ def recipe(spec: str) -> Recipe:
     return takes(**bind(wanted, takes, "model"))
 
 
-def load(path: Path) -> Small:
-    """A model from its folder."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model = AutoModelForCausalLM.from_pretrained(path, local_files_only=True)
-    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-    return Small(model, tokenizer, path)
-
-
 def folder(recipe: Recipe, observers: Sequence[Observer] = ()) -> Path:
     """Where the model of a recipe is, built if it is not there yet.
 
@@ -180,7 +154,7 @@ def tokenizer(vocabulary: int = Recipe.vocabulary) -> Any:
         with _alone(root, path):
             if not path.is_dir():
                 with _whole(path) as temporary:
-                    _trained_tokenizer(vocabulary).save_pretrained(temporary)
+                    byte_pairs(_training_texts(), vocabulary).save_pretrained(temporary)
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(path, local_files_only=True)
@@ -211,7 +185,7 @@ def _make(recipe: Recipe, path: Path, observers: Sequence[Observer]) -> None:
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            model = _untrained(recipe, words)
+            model = untrained(recipe, words)
         record = pretrain(model, _documentation(recipe, words), recipe, observers).record
     finally:
         torch.set_num_threads(threads)
@@ -222,8 +196,7 @@ def _make(recipe: Recipe, path: Path, observers: Sequence[Observer]) -> None:
         "seconds": record.cost["seconds"],
     }
     with _whole(path) as temporary:
-        model.save_pretrained(temporary)
-        words.save_pretrained(temporary)
+        save(model, words, temporary)
         (temporary / "recipe.json").write_text(json.dumps(told, indent=1) + "\n")
 
 
@@ -258,7 +231,8 @@ def _documentation(recipe: Recipe, words: Any) -> Stream:
     )
 
 
-def _untrained(recipe: Recipe, words: Any) -> Any:
+def untrained(recipe: Recipe, words: Any) -> Any:
+    """The model of a recipe as it is before training, for the tokenizer `words`."""
     from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
     shared: dict[str, Any] = {
@@ -293,7 +267,8 @@ def _untrained(recipe: Recipe, words: Any) -> Any:
     )
 
 
-def _trained_tokenizer(vocabulary: int) -> Any:
+def byte_pairs(texts: Sequence[str], vocabulary: int) -> Any:
+    """A byte-level BPE tokenizer of so many tokens, which puts its begin token before a text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -306,7 +281,7 @@ def _trained_tokenizer(vocabulary: int) -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    bpe.train_from_iterator(_training_texts(), trainer)
+    bpe.train_from_iterator(texts, trainer)
     bpe.post_processor = processors.TemplateProcessing(
         single=f"{BEGIN} $A", special_tokens=[(BEGIN, bpe.token_to_id(BEGIN))]
     )

@@ -9,11 +9,12 @@ import torch
 
 from holdfast.data import Table
 from holdfast.errors import DataError, UsageError
+from holdfast.language.encode import encode
+from holdfast.language.fields import Sample
 from holdfast.stream import Experience, Stream
 from holdfast.streams.language import python
 from holdfast.streams.language.python import Document
 
-IGNORED = -100
 SHORTEST = 200
 """Characters below which a document says too little."""
 
@@ -54,15 +55,11 @@ def corpora(
         UsageError: If an argument is out of range.
         DataError: If a domain does not fill a row.
     """
-    for option, value, least in (
-        ("known", known, 0),
-        ("length", length, 2),
-        ("limit", limit, 1),
-        ("test_limit", test_limit, 1),
-    ):
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if not (value is None and "limit" in option) and not (whole and value >= least):
-            raise UsageError(f"{option} must be a whole number from {least}; given: {value!r}.")
+    _whole("known", known, 0)
+    _whole("length", length, 2)
+    for option, value in (("limit", limit), ("test_limit", test_limit)):
+        if value is not None:
+            _whole(option, value, 1)
     if known >= len(domains):
         raise UsageError(
             f"known must leave a domain to learn: {name} has {len(domains)}; given: {known}."
@@ -97,22 +94,33 @@ def packed(
 ) -> Table:
     """Documents in an order drawn by seed, end to end, cut into rows of `length` tokens."""
     order = torch.randperm(len(documents), generator=torch.Generator().manual_seed(seed)).tolist()
-    tokens: list[int] = []
-    for at in range(0, len(order), 16):  # no more is tokenised than is asked for
-        texts = [text for i in order[at : at + 16] if len(text := documents[i].text) >= SHORTEST]
-        if not texts:
-            continue
-        for ids in tokenizer(texts, return_attention_mask=False)["input_ids"]:
-            tokens += [*ids, tokenizer.eos_token_id]
-        if rows is not None and len(tokens) >= rows * length:
-            break
-    full = len(tokens) // length if rows is None else min(rows, len(tokens) // length)
-    if not full:
-        raise DataError(
-            f"{what.capitalize()} have {len(tokens)} tokens together, which do not fill one row "
-            f"of {length}; give a smaller length or more text."
-        )
-    ids = torch.tensor(tokens[: full * length]).view(full, length)
-    labels = ids.clone()
-    labels[:, 0] = IGNORED  # nothing comes before it in its row
-    return Table({"input_ids": ids, "labels": labels})
+    texts = (Sample(text=documents[i].text, where=documents[i].name) for i in order)
+    rest = (sample for sample in texts if len(str(sample.text)) >= SHORTEST)
+    taken: list[Sample] = []
+    characters, enough = 0, float("inf") if rows is None else 4 * rows * length
+    while True:  # no more is read than is asked for
+        for sample in rest:
+            taken.append(sample)
+            characters += len(str(sample.text))
+            if characters >= enough:
+                break
+        else:
+            enough = float("inf")
+        if not taken:
+            raise DataError(f"{what.capitalize()} are all shorter than {SHORTEST} characters.")
+        try:
+            table = encode(taken, tokenizer, length=length, pack=True).table
+        except DataError as error:
+            if enough == float("inf"):
+                raise DataError(f"{what.capitalize()}: {error}") from error
+        else:
+            if rows is None:
+                return table
+            if enough == float("inf") or len(table) >= rows:
+                return table.take(slice(0, rows))
+        enough *= 2
+
+
+def _whole(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise UsageError(f"{name} must be a whole number from {least}; given: {value!r}.")

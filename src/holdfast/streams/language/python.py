@@ -121,7 +121,8 @@ def _divided(text: str) -> tuple[str, str]:
     """The docstrings of a file, and its code without them."""
     tree = ast.parse(text)
     lines = text.splitlines()
-    docs, drop = [], set()
+    docs: list[str] = []
+    drop: set[int] = set()
     for node in ast.walk(tree):
         if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             continue
