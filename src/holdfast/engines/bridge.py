@@ -16,6 +16,7 @@ from holdfast.engines.stage import Stage, choose, compares
 from holdfast.errors import CheckpointError, RunError, UsageError
 from holdfast.evaluation import Record
 from holdfast.method import Method, refuse_unfit
+from holdfast.models import adapters
 from holdfast.objective import Objective
 from holdfast.stream import Experience, Stream
 
@@ -68,6 +69,12 @@ class Bridge:
     @property
     def model(self) -> Any:
         return self.trainer.model
+
+    @model.setter
+    def model(self, model: Any) -> None:
+        """A method has wrapped the model (in an adapter, say): the wrapped one is trained."""
+        self.trainer.model = self.trainer.model_wrapped = model
+        self.trainer.callback_handler.model = model
 
     @property
     def optimizer(self) -> Any:
@@ -204,10 +211,10 @@ class Bridge:
             act(self, *arguments)
 
     def meet(self, resume: str | None) -> None:
-        """Before the optimizer is built: set methods up, let them choose what is trained.
+        """Before anything of the trainer's: set methods up, let them choose what is trained.
 
         Args:
-            resume: The trainer's checkpoint to go on from; the model has been loaded from it.
+            resume: The trainer's checkpoint to go on from, from which it will load the model.
         """
         state = self._read(resume) if resume else None
         if state is not None:
@@ -220,6 +227,7 @@ class Bridge:
             refuse_unfit(self.method, self.stream, self.model)
             self.name_parameters()
             self.call("setup")
+            self.name_parameters()
             self._set_up = True
         for stage in self._stages[replayed : self.index + 1]:
             self.call("expand", stage)
@@ -227,6 +235,23 @@ class Bridge:
         if state is not None:
             self._restore(state)
             self.name_parameters()
+
+        self._laid_out = (
+            {name: p.requires_grad for name, p in self.model.named_parameters()},
+            _active(self.model),
+        )
+
+    def settle(self) -> None:
+        """The trainer has loaded a checkpoint: put back what is trained, and what is active.
+
+        Of several adapters a Trainer activates one.
+        """
+        trained, active = self._laid_out
+        if _active(self.model) != active:
+            adapters.activate(self.model, active)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(trained[name])
+        self.name_parameters()
 
     def begin(self) -> None:
         """Before the first update of an experience that was not resumed."""
@@ -245,12 +270,12 @@ class Bridge:
                 "Methods know the examples of a batch by its column 'input_ids' or 'labels'; this "
                 f"trainer's batches have {', '.join(inputs)}."
             )
-        batch = self.incoming
+        batch = arrived = self.incoming
         for mix in self._mixes:
             batch = mix(self, batch)
-        if batch is not self.incoming:
+        if batch is not arrived:
             inputs = restore(batch)
-        share = Share(trainer, self.incoming, batch, items)
+        share = Share(trainer, arrived, batch, items)
         outputs = None
         if self._reads_outputs and not _fused(trainer):
             loss, answer = original(model, inputs, return_outputs=True, num_items_in_batch=items)
@@ -384,6 +409,11 @@ def state_path(folder: str, process: int) -> Any:
     return Path(folder) / (
         "holdfast.safetensors" if not process else f"holdfast-{process}.safetensors"
     )
+
+
+def _active(model: Any) -> list[str]:
+    """The active adapters of a PEFT model; none of another."""
+    return list(model.active_adapters) if hasattr(model, "get_base_model") else []
 
 
 def _fused(trainer: Any) -> bool:
