@@ -18,7 +18,7 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -170,6 +170,18 @@ def device(name: str) -> torch.device:
     return torch.device(name)
 
 
+class Keeping(Protocol):
+    """What a run is given, as far as its checkpoints must know it."""
+
+    @property
+    def checkpoint_every(self) -> int | None: ...
+
+    @property
+    def keep_checkpoints(self) -> int: ...
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
 class Checkpoints(Observer):
     """Saves the learner after every experience and every so many steps.
 
@@ -178,7 +190,7 @@ class Checkpoints(Observer):
         config: Of the run; says how often to save and how many to keep, and marks whose they are.
     """
 
-    def __init__(self, folder: Path, config: Config) -> None:
+    def __init__(self, folder: Path, config: Keeping) -> None:
         self.folder, self.config = folder, config
 
     def on_step(self, learner: Learner) -> None:

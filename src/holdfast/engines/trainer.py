@@ -129,7 +129,7 @@ def _refuse(trainer: Trainer, method: Method) -> None:
         ),
         (
             changes and ("lomo" in args.optim or "layerwise" in args.optim),
-            f"{args.optim.value} steps before {' and '.join(changes)} could act: use another",
+            f"{getattr(args.optim, 'value', args.optim)} steps before {' and '.join(changes)} could act: use another",
         ),
     ):
         if hindered:
