@@ -152,7 +152,10 @@ def existing(path: str | Path) -> Path:
 
 def is_adapter(folder: Path) -> bool:
     """Whether the folder is of a PEFT adapter."""
-    return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
+    whole = ("model.safetensors", "model.safetensors.index.json")
+    return (folder / "adapter_config.json").is_file() and not any(
+        (folder / name).is_file() for name in whole
+    )
 
 
 def base_of(folder: Path, given: str | Path | None) -> Path:
@@ -162,11 +165,11 @@ def base_of(folder: Path, given: str | Path | None) -> Path:
         UsageError: If it is not on this machine.
     """
     if given is not None:
-        return existing(given)
+        return existing(given).resolve()
     named = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
     for place in (Path(named), folder / named) if named else ():
         if place.is_dir():
-            return place
+            return place.resolve()
     raise UsageError(
         f"The adapter {folder} is for the base {named!r}, which is no folder here; give base= with "
         "the folder of its base."
