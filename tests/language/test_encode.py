@@ -459,11 +459,18 @@ def test_packed_samples_have_the_logits_and_the_loss_of_samples_apart(gpt, famil
         )
 
 
-def test_the_check_of_packing_sees_what_the_packed_row_sees():
-    """Without positions the same model mixes samples, by far more than the check lets pass."""
-    model = tiny("llama")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_check_of_packing_sees_what_the_packed_row_sees(dtype):
+    model = tiny("llama").to(dtype)
     plain = model.forward
     model.forward = lambda position_ids=None, **given: plain(**given)
+    with pytest.raises(UsageError, match="would see one another in 'llama'"):
+        refuse_mixing(model)
+    # Positions alone do not part samples: with a mask of its own transformers lets them mix.
+    ones = torch.ones(2, 12, dtype=torch.long)
+    model.forward = lambda input_ids, **given: plain(
+        input_ids=input_ids, attention_mask=ones[:, : input_ids.shape[1]], **given
+    )
     with pytest.raises(UsageError, match="would see one another in 'llama'"):
         refuse_mixing(model)
 
@@ -493,7 +500,9 @@ def test_an_encoder_decoder_model_gets_prompt_and_answer_apart(gpt):
     table = encoded.table
     for row, sample in enumerate(PROMPTS):
         size, answer = int(table["length"][row]), int(table["label_length"][row])
-        assert table["input_ids"][row, :size].tolist() == own(sample.prompt)["input_ids"]
+        asked = own(sample.prompt)["input_ids"]
+        assert table["input_ids"][row, :size].tolist() == asked
+        assert prompts([sample], own, seq2seq=True) == [asked]
         assert table["labels"][row, :answer].tolist() == own(sample.answer)["input_ids"]
         assert (table["labels"][row, answer:] == -100).all()
     assert encoded.scored == int(table["label_length"].sum())

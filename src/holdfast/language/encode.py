@@ -130,6 +130,7 @@ def prompts(
     tokenizer: Any,
     *,
     template: str | None = None,
+    seq2seq: bool = False,
     bos: bool | None = None,
 ) -> list[list[int]]:
     """The tokens of each sample up to where its (last) answer begins, the same as in training.
@@ -138,13 +139,14 @@ def prompts(
         samples: Prompts or chats, all of one kind.
         tokenizer: Of the model.
         template: As in `encode`.
+        seq2seq: As in `encode`.
         bos: As in `encode`.
 
     Raises:
         UsageError: If the samples are texts, which have no prompt.
     """
     kind = _kind(samples)
-    around = ends(tokenizer, bos, eos=False)
+    around = own_ends(tokenizer) if seq2seq else ends(tokenizer, bos, eos=False)
     if kind == "text":
         raise UsageError(
             "Texts have no prompt to go on from; accepted: prompts with answers, chats."

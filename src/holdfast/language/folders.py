@@ -17,8 +17,8 @@ from typing import Any
 from holdfast.errors import CheckpointError, UsageError
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_BUFFERS = (".attn.bias", ".attn.masked_bias", ".inv_freq")
-"""Endings of tensors that older checkpoints hold beside their parameters."""
+_BUFFERS = (".attn.bias", ".attn.masked_bias", ".inv_freq", "final_logits_bias")
+"""Endings of tensors that checkpoints hold beside their parameters."""
 _VOCABULARIES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -109,7 +109,7 @@ def describe(
     sizes: dict[str, int] = {}
     for entry in counted.values():
         sizes[entry["dtype"]] = sizes.get(entry["dtype"], 0) + math.prod(entry["shape"])
-    heads = int(text.num_attention_heads)
+    heads = int(getattr(text, "num_attention_heads", None) or 1)  # Mamba has none
     width = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
     layers = int(text.num_hidden_layers)
     if kind == "seq2seq":
