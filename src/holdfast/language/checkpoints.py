@@ -111,11 +111,24 @@ def load(
     if adapter:
         stored = headers(weight_files(folder, "adapter_model"))
     model, kind = _load_model(body, dtype, trust_remote_code)
-    home = folder if adapter and _has_tokenizer(folder) else body
-    tokenizer = _load_tokenizer(home, trust_remote_code)
+    tokenizer = load_tokenizer(folder, base=base, trust_remote_code=trust_remote_code)
     if adapter:
         model = _load_adapter(model, folder, body, stored)
     return Loaded(model.to(device).eval(), tokenizer, kind, folder, adapter)
+
+
+def load_tokenizer(
+    path: str | Path, *, base: str | Path | None = None, trust_remote_code: bool = False
+) -> Any:
+    """The tokenizer that `load` gives for the same folder; an adapter may have its base's.
+
+    Raises:
+        UsageError: If there is none, or if it cannot be loaded.
+    """
+    folder = existing(path)
+    adapter = is_adapter(folder)
+    home = folder if not adapter or _has_tokenizer(folder) else base_of(folder, base)
+    return _load_tokenizer(home, trust_remote_code)
 
 
 def save(model: Any, tokenizer: Any, folder: str | Path, *, replace: bool = False) -> Path:
