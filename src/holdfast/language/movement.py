@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from holdfast.errors import UsageError
-from holdfast.language.folders import configuration, headers, kind_of, weight_files
+from holdfast.language.folders import configuration, kind_of
+from holdfast.language.weights import headers, weight_files
 from holdfast.models.anatomy import blocks
 
 _COLUMNS = 8192
