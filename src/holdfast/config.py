@@ -53,7 +53,8 @@ class Config:
         optimizer: `sgd`, `adam` or `adamw`.
         momentum: Of SGD; None: 0.9.
         weight_decay: Of the optimizer.
-        schedule: `constant`, `cosine` or `steps(0.5, factor=0.1)`, within an experience.
+        schedule: `constant`, `cosine` or `steps(0.5, factor=0.1)` by epoch; `warmup_cosine`,
+            `warmup_linear`, `warmup_constant` or `infinite` by update.
         optimizer_state: `reset` or `keep` the optimizer's state between experiences.
         augment: Spec of the augmentation, as for `holdfast.augment.build`; None: none.
         evaluate_every: Steps between scores of continual evaluation; None: none.

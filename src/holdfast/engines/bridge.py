@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.data import Batch, size
-from holdfast.engines.passes import Share, refuse_other_rows, split
-from holdfast.engines.stage import Stage, choose
+from holdfast.engines.passes import Share
+from holdfast.engines.rows import rows_of
+from holdfast.engines.stage import Stage, choose, compares
 from holdfast.errors import CheckpointError, UsageError
 from holdfast.evaluation import Record
 from holdfast.method import Method, refuse_unfit
@@ -54,6 +55,8 @@ class Bridge:
         self._before = 0  # updates made in earlier experiences
         self._set_up = self.training = False
         self._objective: Objective | None = None
+        self.given_optimizer = trainer.optimizer is not None
+        self.make_optimizer: Callable[[], Any] = trainer.create_optimizer
         self._serving_depth = 0
         self._terms, self._mixes = self.overriding("loss"), self.overriding("batch")
         self._changes, self._after = self.overriding("gradients"), self.overriding("step")
@@ -75,9 +78,11 @@ class Bridge:
     def objective(self) -> Objective:
         """What the model is asked, for methods that ask it themselves."""
         if self._objective is None:
+            from holdfast.engines.pairs import Pairs
             from holdfast.language.objective import objective_of
 
-            self._objective = objective_of(self.trainer.model)
+            pairs = compares(self.trainer)
+            self._objective = Pairs() if pairs else objective_of(self.trainer.model)
         return self._objective
 
     @property
@@ -92,15 +97,15 @@ class Bridge:
 
     @property
     def batch_size(self) -> int:
-        """Rows of one pass, on this process; a batch without padding is one long row."""
+        """Rows of one pass, on this process; packed examples are counted as they come."""
         if getattr(self.trainer, "padding_free", False):
-            return 1
+            return self.stream_rows
         return int(self.trainer._train_batch_size)
 
     @property
     def stream_rows(self) -> int:
         """How many rows of the present batch came from the trainer's data; they are its first."""
-        return size(self.incoming)
+        return size(self.incoming) if self.incoming else 0
 
     @property
     def step(self) -> int:
@@ -116,6 +121,15 @@ class Bridge:
     def batches(self) -> range:
         """As long as the updates planned for this experience."""
         return range(self.trainer.state.max_steps)
+
+    @property
+    def planned(self) -> int:
+        """Updates that the experience at hand takes."""
+        return int(self.trainer.state.max_steps)
+
+    @property
+    def accumulate(self) -> int:
+        return int(self.trainer.args.gradient_accumulation_steps)
 
     @property
     def epoch(self) -> int:
@@ -149,6 +163,31 @@ class Bridge:
         if self.trainer.accelerator.num_processes > 1:
             return [self.trainer.accelerator.reduce(g, reduction="mean") for g in found]
         return list(found)
+
+    def renew_optimizer(self) -> None:
+        """Let the optimizer forget what it holds, and step the parameters that are trained now.
+
+        Raises:
+            UsageError: If the user made the optimizer, or if several processes train together,
+                whose gradients are averaged over the parameters of the start.
+        """
+        self.name_parameters()
+        wrapped = self.trainer.optimizer
+        if wrapped is None:
+            return
+        if self.given_optimizer or self.trainer.accelerator.num_processes > 1:
+            raise UsageError(
+                "Which parameters are trained cannot change within an experience where several "
+                "processes train together, or where the trainer was given an optimizer."
+            )
+        held, self.trainer.optimizer = self.optimizer, None
+        try:
+            fresh = self.make_optimizer()
+        finally:
+            self.trainer.optimizer = wrapped
+        for group, anew in zip(held.param_groups, fresh.param_groups, strict=True):
+            group["params"] = anew["params"]  # the schedule goes on, which holds these groups
+        held.state.clear()
 
     def note(self, **values: Any) -> None:
         """Write numbers down: what a method found, by experience and step."""
@@ -187,6 +226,7 @@ class Bridge:
         self.name_parameters()
         if state is not None:
             self._restore(state)
+            self.name_parameters()
 
     def begin(self) -> None:
         """Before the first update of an experience that was not resumed."""
@@ -199,22 +239,26 @@ class Bridge:
     ) -> Any:
         """The trainer's own loss on what methods mix in, and the methods' terms beside it."""
         trainer = self.trainer
-        self.incoming, beside = split(inputs)
+        self.incoming, restore = rows_of(inputs, pairs=compares(trainer))
+        if not self.incoming and (self._mixes or self._reads_outputs):
+            raise UsageError(
+                "Methods know the examples of a batch by its column 'input_ids' or 'labels'; this "
+                f"trainer's batches have {', '.join(inputs)}."
+            )
         batch = self.incoming
         for mix in self._mixes:
             batch = mix(self, batch)
         if batch is not self.incoming:
-            refuse_other_rows(self.incoming, batch, beside)
-        arguments: dict[str, Any] = {"num_items_in_batch": items}
-        seen = dict(batch)  # the trainer may add to its inputs, or take from them
+            inputs = restore(batch)
         share = Share(trainer, self.incoming, batch, items)
-        own_outputs = self._reads_outputs and not _fused(trainer)
-        if own_outputs:
-            loss, answer = original(model, {**seen, **beside}, return_outputs=True, **arguments)
+        outputs = None
+        if self._reads_outputs and not _fused(trainer):
+            loss, answer = original(model, inputs, return_outputs=True, num_items_in_batch=items)
             outputs = answer["logits"] if isinstance(answer, dict) else answer[1]
         else:
-            loss = original(model, {**seen, **beside}, **arguments)
-            outputs = self.forward(batch) if self._reads_outputs else None
+            loss = original(model, inputs, num_items_in_batch=items)
+            if self._reads_outputs:
+                outputs = self.forward(batch)
 
         def terms(mean: Tensor) -> Tensor:
             for term in self._terms:

@@ -129,7 +129,7 @@ def _refuse(trainer: Trainer, method: Method) -> None:
         ),
         (
             changes and ("lomo" in args.optim or "layerwise" in args.optim),
-            f"{args.optim!s} steps before {' and '.join(changes)} could act: use another optimizer",
+            f"{args.optim.value} steps before {' and '.join(changes)} could act: use another",
         ),
     ):
         if hindered:
@@ -154,7 +154,7 @@ def _without_adapters(model: Any) -> Any:
 
 def _wrap(trainer: Any, bridge: Bridge) -> None:
     """Put the bridge's moments around the trainer's own methods, and nothing else."""
-    call = _Call(given_optimizer=trainer.optimizer is not None)
+    call = _Call()
     train, create_optimizer = trainer.train, trainer.create_optimizer
 
     def train_(resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -163,7 +163,7 @@ def _wrap(trainer: Any, bridge: Bridge) -> None:
 
     def create_optimizer_(*args: Any, **kwargs: Any) -> Any:
         call.meet(bridge)
-        _renew(trainer, bridge, call.given_optimizer)
+        _renew(trainer, bridge)
         return create_optimizer(*args, **kwargs)
 
     trainer.train, trainer.create_optimizer = train_, create_optimizer_
@@ -180,7 +180,6 @@ def _wrap(trainer: Any, bridge: Bridge) -> None:
 class _Call:
     """How far one call of `trainer.train()` has come."""
 
-    given_optimizer: bool
     resume: str | None = None
     met: bool = False
     begun: bool = False
@@ -318,15 +317,17 @@ def _folder(trainer: Any, resume: Any) -> str | None:
     return last
 
 
-def _renew(trainer: Any, bridge: Bridge, given: bool) -> None:
+def _renew(trainer: Any, bridge: Bridge) -> None:
     """Let go of an earlier experience's optimizer if other parameters are trained now."""
     if trainer.optimizer is None:
         return
     held = {id(p) for group in bridge.optimizer.param_groups for p in group["params"]}
     trained = {id(p) for p in bridge.parameters}
-    if held == trained or (given and trained <= held):  # what is frozen has no gradient
+    if held == trained or (
+        bridge.given_optimizer and trained <= held
+    ):  # what is frozen has no gradient
         return
-    if given:
+    if bridge.given_optimizer:
         raise UsageError(
             "The methods train parameters that the optimizer given to this trainer does not hold: "
             "let the trainer make its optimizer."

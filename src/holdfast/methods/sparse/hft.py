@@ -11,7 +11,7 @@ from torch import nn
 
 from holdfast.data import Batch
 from holdfast.errors import CheckpointError, UsageError
-from holdfast.method import Method, Tags
+from holdfast.method import ALL_KINDS, Method, Tags
 from holdfast.models.anatomy import blocks
 from holdfast.models.halves import Half, Level, check_ratio, draw, draw_names, open_masks, shapes
 from holdfast.optim.masked import MaskedUpdates
@@ -65,10 +65,11 @@ class HFT(Method):
         family="sparse",
         title="HFT: Half Fine-Tuning for Large Language Models",
         source="Hui et al., 2024",
-        scenarios=frozenset({"class", "task", "domain", "text"}),
+        scenarios=ALL_KINDS,
         needs=frozenset({"transformer blocks"}),
     )
     remembers = ("log",)
+    chooses_weights = True
 
     def __init__(
         self,
@@ -162,6 +163,11 @@ class HFT(Method):
             blocks(model)
         except UsageError as unfit:
             return str(unfit)
+        if self.redraw == "stage" and not stream.boundaries:
+            return (
+                f"HFT draws another half in every experience, and {stream.name!r} does not tell "
+                "where they end: give redraw='epoch' or 'never'."
+            )
         return super().refusal(stream, model)
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
@@ -226,7 +232,7 @@ class HFT(Method):
 
     def _categories(self, named: Mapping[str, nn.Parameter]) -> dict[str, float]:
         units = (*self.drawn.chosen, *self.drawn.left)
-        share = {}
+        share: dict[str, float] = {}
         for category in dict.fromkeys(unit.category for unit in units):
             chosen = [u for u in self.drawn.chosen if u.category == category]
             whole = [u for u in units if u.category == category]
