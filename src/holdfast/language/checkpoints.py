@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,6 +66,14 @@ class Loaded:
     path: Path
     adapter: bool
 
+    @property
+    def context(self) -> int | None:
+        """Most tokens of a row; None where the model sets no limit."""
+        found: int | None = getattr(
+            self.model.config.get_text_config(), "max_position_embeddings", None
+        )
+        return found
+
 
 def load(
     path: str | Path,
@@ -94,7 +103,7 @@ def load(
     """
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
-    folder = existing(path)
+    folder = existing(path).resolve()  # an adapter saved later remembers it as its base
     adapter = is_adapter(folder)
     body = base_of(folder, base) if adapter else folder
     if base is not None and not adapter:
@@ -123,10 +132,10 @@ def load_tokenizer(
 
 
 def save(model: Any, tokenizer: Any, folder: str | Path, *, replace: bool = False) -> Path:
-    """Write a model, or of a `PeftModel` its adapter, and the tokenizer as an ordinary folder.
+    """Write a model, or of a `PeftModel` the adapter in use, and the tokenizer into a folder.
 
-    Everything is written beside `folder`, brought to the disk, and then renamed, so that `folder`
-    is never half written.
+    It is an ordinary one, which `from_pretrained` loads. Everything is written beside
+    `folder`, brought to the disk, and then renamed, so that `folder` is never half written.
 
     Args:
         model: A transformers model or a `PeftModel`.
@@ -149,8 +158,7 @@ def save(model: Any, tokenizer: Any, folder: str | Path, *, replace: bool = Fals
         new.mkdir(parents=True)
         with _quietly():
             if hasattr(model, "peft_config"):
-                # "auto" may ask a server whether the embedding has grown.
-                model.save_pretrained(new, save_embedding_layers=_embedding_trained(model))
+                _save_adapter(model, new)
             else:
                 model.save_pretrained(new)
             tokenizer.save_pretrained(new)
@@ -280,6 +288,24 @@ def _another_base(folder: Path, base: Path, why: str) -> UsageError:
     return UsageError(f"The adapter {folder} does not fit the base {base}: {why}")
 
 
+def _save_adapter(model: Any, folder: Path) -> None:
+    """The adapter in use, in `folder` itself whatever its name."""
+    active = list(model.active_adapters)
+    if len(active) != 1:
+        raise UsageError(
+            f"One adapter is saved at a time; in use are {len(active)}: {', '.join(active)}. "
+            "Choose one with model.set_adapter(name)."
+        )
+    # Left to itself, it may ask a server whether the embedding has grown.
+    model.save_pretrained(
+        folder, selected_adapters=active, save_embedding_layers=_embedding_trained(model)
+    )
+    if active[0] != "default":
+        for file in (folder / active[0]).iterdir():
+            file.rename(folder / file.name)
+        (folder / active[0]).rmdir()
+
+
 def _embedding_trained(model: Any) -> bool:
     embedding = model.get_input_embeddings()
     return any(parameter.requires_grad for parameter in embedding.parameters())
@@ -302,7 +328,9 @@ def _quietly() -> Iterator[None]:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.set_verbosity(verbosity)
         if bars:

@@ -17,8 +17,8 @@ from typing import Any
 from holdfast.errors import CheckpointError, UsageError
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_BUFFERS = (".attn.bias", ".attn.masked_bias", ".inv_freq")
-"""Endings of tensors that older checkpoints hold beside their parameters."""
+_BUFFERS = (".attn.bias", ".attn.masked_bias", ".inv_freq", "final_logits_bias")
+"""Endings of tensors that checkpoints hold beside their parameters."""
 _VOCABULARIES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -109,7 +109,7 @@ def describe(
     sizes: dict[str, int] = {}
     for entry in counted.values():
         sizes[entry["dtype"]] = sizes.get(entry["dtype"], 0) + math.prod(entry["shape"])
-    heads = int(text.num_attention_heads)
+    heads = int(getattr(text, "num_attention_heads", None) or 1)  # Mamba has none
     width = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
     layers = int(text.num_hidden_layers)
     if kind == "seq2seq":
@@ -152,7 +152,10 @@ def existing(path: str | Path) -> Path:
 
 def is_adapter(folder: Path) -> bool:
     """Whether the folder is of a PEFT adapter."""
-    return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
+    whole = ("model.safetensors", "model.safetensors.index.json")
+    return (folder / "adapter_config.json").is_file() and not any(
+        (folder / name).is_file() for name in whole
+    )
 
 
 def base_of(folder: Path, given: str | Path | None) -> Path:
@@ -162,11 +165,11 @@ def base_of(folder: Path, given: str | Path | None) -> Path:
         UsageError: If it is not on this machine.
     """
     if given is not None:
-        return existing(given)
+        return existing(given).resolve()
     named = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
     for place in (Path(named), folder / named) if named else ():
         if place.is_dir():
-            return place
+            return place.resolve()
     raise UsageError(
         f"The adapter {folder} is for the base {named!r}, which is no folder here; give base= with "
         "the folder of its base."
