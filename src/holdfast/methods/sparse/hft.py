@@ -69,6 +69,7 @@ class HFT(Method):
         needs=frozenset({"transformer blocks"}),
     )
     remembers = ("log",)
+    chooses_weights = True
 
     def __init__(
         self,
