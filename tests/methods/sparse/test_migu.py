@@ -7,7 +7,6 @@ from functools import partial
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from holdfast.errors import StreamRefused, UsageError
@@ -254,10 +253,6 @@ def test_only_layers_asked_for_are_masked():
     assert {n.split(".")[-2] for n in zero_rows} - {"embed_tokens"} == {"q_proj", "v_proj"}
 
 
-def test_all_promises_are_kept():
-    check_method(MIGU)
-
-
 @pytest.mark.parametrize(
     "arguments", [{"freeze_update": True, "clusters": 4}, {"random_update": True}]
 )
@@ -294,19 +289,14 @@ def test_arguments_out_of_range_are_refused(arguments, complaint):
         MIGU(**arguments)
 
 
-def average_of_two(rank, folder, results):
+def masks_of_one(rank, folder, results):
     import torch.distributed as dist
 
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     learner = learner_of(small_llama(), MIGU())
     batches = started(learner)
-    layer = nn.Linear(1, 1)  # so that a name is used: the loop below is the learner's own
-    del layer
-    learner.descend_only = batches[rank]
-    learner.optimizer.zero_grad()
     learner.descend(batches[rank])
-    masks = learner.method.masks(learner)
-    results[rank] = torch.cat([mask.flatten() for _, mask in masks])
+    results[rank] = torch.cat([mask.flatten() for _, mask in learner.method.masks(learner)])
     dist.destroy_process_group()
 
 
@@ -315,7 +305,7 @@ def test_processes_average_their_magnitudes_and_mask_alike(tmp_path):
 
     with mp.Manager() as manager:
         results = manager.dict()
-        mp.spawn(average_of_two, (str(tmp_path), results), nprocs=2)
+        mp.spawn(masks_of_one, (str(tmp_path), results), nprocs=2)
         first, second = results[0], results[1]
     assert torch.equal(first, second)
     learner = learner_of(small_llama(), MIGU())
