@@ -151,9 +151,9 @@ class HFT(Method):
         """What is trained at present.
 
         Returns:
-            `stage`, `epoch`; `ratio`: share of the blocks' weights; `trained`, `parameters`: over the
-            whole model; `categories`: share by category; `masked_tensors`: how many tensors are
-            trained in part.
+            `stage` and `epoch`; `ratio`: share of the blocks' weights; `trained` and `parameters`:
+            numbers over the whole model; `categories`: share by category; `masked_tensors`: how
+            many tensors are trained in part.
         """
         return dict(self._report)
 
