@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from holdfast.methods.bounds.cumulative import Cumulative
     from holdfast.methods.bounds.finetune import Finetune
+    from holdfast.methods.bounds.guard import Guard
     from holdfast.methods.bounds.joint import Joint
     from holdfast.methods.correction.wa import WA
     from holdfast.methods.distillation.lwf import LwF
@@ -37,6 +38,7 @@ __all__ = [
     "Cumulative",
     "DERpp",
     "Finetune",
+    "Guard",
     "ICaRL",
     "Joint",
     "LwF",
