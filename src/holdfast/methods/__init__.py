@@ -24,10 +24,13 @@ if TYPE_CHECKING:
     from holdfast.methods.replay.der import DER, DERpp
     from holdfast.methods.replay.er import ER
     from holdfast.methods.replay.icarl import ICaRL
+    from holdfast.methods.schedule.dmt import DMT
+    from holdfast.methods.selection.grads import GrADS
 
 __all__ = [
     "AGEM",
     "DER",
+    "DMT",
     "ER",
     "EWC",
     "L2",
@@ -36,6 +39,7 @@ __all__ = [
     "Cumulative",
     "DERpp",
     "Finetune",
+    "GrADS",
     "ICaRL",
     "Joint",
     "LwF",
