@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from holdfast import catalogue, memory, methods, metrics, models, report, streams, studies
     from holdfast.config import Config
     from holdfast.data import Batch, Table
+    from holdfast.engines.trainer import attach
     from holdfast.errors import HoldfastError
     from holdfast.evaluation import Record
     from holdfast.learner import Learner, Observer
@@ -37,6 +38,7 @@ __all__ = [
     "Stream",
     "Table",
     "Tags",
+    "attach",
     "catalogue",
     "chain",
     "memory",
@@ -63,6 +65,7 @@ _HOME = {
     "Stream": "stream",
     "Table": "data",
     "Tags": "method",
+    "attach": "engines.trainer",
     "chain": "method",
 }
 

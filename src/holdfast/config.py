@@ -11,8 +11,9 @@ import math
 import types
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from holdfast.errors import UsageError, unknown
 from holdfast.spec import parse, parse_one
@@ -52,7 +53,8 @@ class Config:
         optimizer: `sgd`, `adam` or `adamw`.
         momentum: Of SGD; None: 0.9.
         weight_decay: Of the optimizer.
-        schedule: `constant`, `cosine` or `steps(0.5, factor=0.1)`, within an experience.
+        schedule: `constant`, `cosine` or `steps(0.5, factor=0.1)` by epoch; `warmup_cosine`,
+            `warmup_linear`, `warmup_constant` or `infinite` by update.
         optimizer_state: `reset` or `keep` the optimizer's state between experiences.
         augment: Spec of the augmentation, as for `holdfast.augment.build`; None: none.
         evaluate_every: Steps between scores of continual evaluation; None: none.
@@ -168,32 +170,37 @@ class Config:
 SETTINGS = {setting.name: setting for setting in fields(Config)}
 """The fields of `Config` by name."""
 
-_HINTS = get_type_hints(Config)
+_hints = cache(get_type_hints)
 
 
-def kind(name: str) -> type:
+def kind(name: str, of: type = Config) -> type:
     """The type of a setting, without None."""
-    hint = _HINTS[name]
+    hint = _hints(of)[name]
     found: type = get_args(hint)[0] if isinstance(hint, types.UnionType) else hint
-    return found
+    return get_origin(found) or found
 
 
-def checked(name: str, value: Any) -> Any:
+def checked(name: str, value: Any, of: type = Config) -> Any:
     """`value`, if it may stand for the setting `name`.
+
+    Args:
+        of: The class whose setting it is.
 
     Raises:
         UsageError: If it has the wrong type or is out of range.
     """
-    wanted = kind(name)
-    limits: Mapping[str, Any] = SETTINGS[name].metadata
-    if value is None and isinstance(_HINTS[name], types.UnionType):
+    wanted = kind(name, of)
+    limits: Mapping[str, Any] = next(f for f in fields(of) if f.name == name).metadata
+    if value is None and isinstance(_hints(of)[name], types.UnionType):
         return None
+    if wanted is tuple:
+        return _texts(name, value)
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    fits = isinstance(value, wanted) and not isinstance(value, bool)
+    fits = isinstance(value, wanted) and isinstance(value, bool) == (wanted is bool)
     if not fits:
         article = "an" if wanted is int else "a"
-        kinds = {int: "integer", float: "number", str: "text"}
+        kinds = {int: "integer", float: "number", str: "text", bool: "truth value"}
         raise UsageError(f"{name} must be {article} {kinds[wanted]}; given: {value!r}.")
     if limits.get("choices") and value not in limits["choices"]:
         raise unknown(name, value, limits["choices"])
@@ -211,6 +218,16 @@ def checked(name: str, value: Any) -> Any:
     ):
         raise UsageError(f"{name} must be {' and '.join(asked)}; given: {value}.")
     return value
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    """One or several texts, such as paths."""
+    several = [value] if isinstance(value, (str, Path)) else value
+    if not isinstance(several, (list, tuple)) or not all(
+        isinstance(item, (str, Path)) for item in several
+    ):
+        raise UsageError(f"{name} must be text or a list of texts; given: {value!r}.")
+    return tuple(str(item) for item in several)
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:

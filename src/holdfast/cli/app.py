@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from holdfast.cli import diffing
 from holdfast.cli.options import (
     CONFIG,
     DEBUG,
@@ -83,6 +84,26 @@ def demo(given: Given) -> None:
     from holdfast.cli.demo import run_demo
 
     run_demo(given)
+
+
+@app.command()
+@takes(*diffing.OPTIONS)
+def diff(
+    base: Annotated[Path, typer.Argument(metavar="BASE", help="Folder of the model before.")],
+    tuned: Annotated[
+        Path, typer.Argument(metavar="TUNED", help="Folder of the model, or adapter, after.")
+    ],
+    given: Given,
+    more: Annotated[
+        list[Path] | None, typer.Argument(metavar="[PATH...]", help="More paths for --on.")
+    ] = None,
+    on: Annotated[
+        list[Path] | None,
+        typer.Option("--on", metavar="PATH", help="File or folder of probe sets; may be repeated."),
+    ] = None,
+) -> None:
+    """Say what a tuned model lost against its base; exit status 3 for a drop."""
+    diffing.run_diff(base, tuned, [*(on or []), *(more or [])], given)
 
 
 @app.command()

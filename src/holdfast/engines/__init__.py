@@ -1,0 +1,1 @@
+"""Other people's training loops, in which the same methods work."""
