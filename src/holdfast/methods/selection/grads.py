@@ -111,6 +111,8 @@ class GrADS(Method):
 
     def select(self, learner: Learner, table: Table) -> Table:
         index = learner.index
+        if not len(table):  # another method has nothing trained here
+            return table
         if self._held("chosen", index) is None:
             scores = learner.meter.counted(lambda: self._scored(learner, table))
             self._keep(index, scores)
