@@ -67,13 +67,13 @@ class Recipe:
     heads: int = 4
     context: int = 256
     vocabulary: int = 1024
-    rows: int = 2400
-    batch_size: int = 8
-    lr: float = 4e-3
+    rows: int = 2200
+    batch_size: int = 4
+    lr: float = 3e-3
     weight_decay: float = 0.1
-    warmup: int = 20
+    warmup: int = 40
     clip: float = 1.0
-    threads: int = 2
+    threads: int = 1
     seed: int = 0
 
 
