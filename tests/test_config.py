@@ -55,7 +55,7 @@ def test_whole_numbers_stand_for_fractions() -> None:
         ({"epochs": 0}, "epochs must be at least 1; given: 0."),
         ({"epochs": 2.5}, "epochs must be an integer; given: 2.5."),
         ({"epochs": True}, "epochs must be an integer; given: True."),
-        ({"batch_size": None}, "batch_size must be an integer; given: None."),
+        ({"accumulate": None}, "accumulate must be an integer; given: None."),
         ({"experiences": 0}, "experiences must be at least 1; given: 0."),
         ({"evaluate_every": 0}, "evaluate_every must be at least 1; given: 0."),
         ({"keep_checkpoints": 0}, "keep_checkpoints must be at least 1; given: 0."),
@@ -92,7 +92,7 @@ def test_a_missing_method_is_named() -> None:
 def test_differences_are_named_setting_by_setting() -> None:
     other = replace(CONFIG, lr=0.1, experiences=4)
     assert other.differences(CONFIG) == [
-        "experiences is not set there and 4 here",
+        "experiences is the default there and 4 here",
         "lr is 0.03 there and 0.1 here",
     ]
     assert CONFIG.differences(CONFIG) == []

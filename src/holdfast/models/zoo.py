@@ -67,13 +67,13 @@ class Recipe:
     heads: int = 4
     context: int = 256
     vocabulary: int = 1024
-    rows: int = 2400
-    batch_size: int = 8
-    lr: float = 4e-3
+    rows: int = 2200
+    batch_size: int = 4
+    lr: float = 3e-3
     weight_decay: float = 0.1
-    warmup: int = 20
+    warmup: int = 40
     clip: float = 1.0
-    threads: int = 2
+    threads: int = 1
     seed: int = 0
 
 
@@ -171,7 +171,7 @@ class WarmCosine(StepSchedule):
     def __init__(self, warmup: int, floor: float = 0.1) -> None:
         self.warmup, self.floor = warmup, floor
 
-    def factor(self, update: int, updates: int, life: int) -> float:
+    def factor(self, update: int, updates: int, life: int, stage: int) -> float:
         if update < self.warmup:
             return (update + 1) / self.warmup
         share = (update - self.warmup) / max(1, updates - self.warmup)

@@ -73,9 +73,7 @@ def row(found: SetDiff) -> Row:
         shown(pair[0]),
         shown(pair[1]),
         shown(judged.value, True),
-        NONE
-        if judged.low != judged.low
-        else f"{shown(judged.low, True)} … {shown(judged.high, True)}",
+        NONE if math.isnan(judged.low) else " … ".join(shown(end, True) for end in ends),
         VERDICTS[found.verdict],
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,19 +12,8 @@ from holdfast.errors import DataError, UsageError
 from holdfast.language.encode import encode
 from holdfast.language.fields import Sample
 from holdfast.stream import Experience, Stream
-from holdfast.streams.language import python
+from holdfast.streams.language.domains import Domain
 from holdfast.streams.language.python import Document
-
-SHORTEST = 200
-"""Characters below which a document says too little."""
-
-Domain = tuple[str, Callable[[], Sequence[Document]]]
-"""A name, and how to read its documents."""
-
-
-def docs_code() -> list[Domain]:
-    """Python's documentation, then the source of its standard library."""
-    return [("docs", python.documentation), ("code", python.source)]
 
 
 def corpora(
@@ -95,7 +84,7 @@ def packed(
     """Documents in an order drawn by seed, end to end, cut into rows of `length` tokens."""
     order = torch.randperm(len(documents), generator=torch.Generator().manual_seed(seed)).tolist()
     texts = (Sample(text=documents[i].text, where=documents[i].name) for i in order)
-    rest = (sample for sample in texts if len(str(sample.text)) >= SHORTEST)
+    rest = (sample for sample in texts if str(sample.text).strip())
     taken: list[Sample] = []
     characters, enough = 0, float("inf") if rows is None else 4 * rows * length
     while True:  # no more is read than is asked for
@@ -107,7 +96,7 @@ def packed(
         else:
             enough = float("inf")
         if not taken:
-            raise DataError(f"{what.capitalize()} are all shorter than {SHORTEST} characters.")
+            raise DataError(f"{what.capitalize()} are all empty.")
         try:
             table = encode(taken, tokenizer, length=length, pack=True).table
         except DataError as error:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 from holdfast.errors import DataError
 
@@ -32,6 +33,8 @@ _LEFT_OUT = frozenset(
         "__phello__",
     }
 )
+_SHORTEST = 200
+"""Characters below which a document is left out."""
 _FEWEST = 50
 """Source files without which a standard library is not there."""
 
@@ -43,38 +46,42 @@ class Document:
     Attributes:
         name: Of the topic or the file.
         read: How to get at the text.
+        held_out: Whether it is kept to test on.
     """
 
     name: str
     read: Callable[[], str]
+    held_out: bool
 
     @property
     def text(self) -> str:
         """All of it."""
         return self.read()
 
-    @property
-    def held_out(self) -> bool:
-        """Whether it is kept to test on: one in ten, by its name."""
-        digest = hashlib.blake2b(self.name.encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "big") % 10 == 0
+
+def held_out(name: str) -> bool:
+    """Whether a document is kept to test on: one in ten, by its name."""
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % 10 == 0
 
 
 def documentation() -> list[Document]:
     """The language reference by topic, and the docstrings of the standard library by file."""
     from pydoc_data.topics import topics
 
-    reference = [
-        Document(f"topic {name}", partial(str, text)) for name, text in sorted(topics.items())
-    ]
+    reference = [_document(f"topic {name}", str, topics[name]) for name in sorted(topics)]
     return reference + [
-        Document(f"docstrings of {name}", partial(_part, path, 0)) for name, path in _files()
+        _document(f"docstrings of {name}", _part, path, 0) for name, path in _files()
     ]
 
 
 def source() -> list[Document]:
     """The standard library's Python files, without their docstrings."""
-    return [Document(name, partial(_part, path, 1)) for name, path in _files()]
+    return [_document(name, _part, path, 1) for name, path in _files()]
+
+
+def _document(name: str, read: Callable[..., str], *arguments: Any) -> Document:
+    return Document(name, partial(read, *arguments), held_out(name))
 
 
 def digest() -> str:
@@ -110,9 +117,13 @@ def _files() -> list[tuple[str, Path]]:
 
 @cache
 def _part(path: Path, which: int) -> str:
-    """The docstrings of a file (0), or its code without them (1); nothing if it is not UTF-8."""
+    """The docstrings of a file (0), or its code without them (1).
+
+    Nothing if it is not UTF-8, or so short that it says too little.
+    """
     try:
-        return _divided(path.read_text(encoding="utf-8"))[which]
+        text = _divided(path.read_text(encoding="utf-8"))[which]
+        return text if len(text) >= _SHORTEST else ""
     except (SyntaxError, UnicodeDecodeError):
         return ""
 
