@@ -12,6 +12,7 @@ from holdfast.losses import (
     distillation,
     output_distance,
     quadratic_penalty,
+    sequence_logprobs,
 )
 
 
@@ -93,3 +94,32 @@ def test_the_quadratic_penalty_passes_torchs_own_gradient_check():
         return quadratic_penalty([p], [anchor], [importance])
 
     assert torch.autograd.gradcheck(penalty, (draws(4).requires_grad_(),))
+
+
+@pytest.mark.parametrize("shift", [True, False])
+def test_sequence_logprobs_add_up_the_labelled_tokens_of_each_row(shift):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 5, 7, generator=generator, requires_grad=True)
+    labels = torch.randint(0, 7, (3, 5), generator=generator)
+    labels[0, 2:], labels[2] = -100, -100
+    found = sequence_logprobs(logits, labels, shift=shift)
+    for row in range(3):
+        places = [t for t in range(5) if labels[row, t] != -100 and not (shift and t == 0)]
+        expected = sum(
+            logits.detach()[row, t - int(shift)].log_softmax(0)[labels[row, t]] for t in places
+        )
+        assert found[row].item() == pytest.approx(float(expected), rel=1e-5)
+    found.sum().backward()
+    # The gradient of a log-probability is one-hot minus softmax at a labelled place, else 0.
+    at = 0 if shift else 1
+    expected = F.one_hot(labels[1, 1], 7) - logits[1, at].softmax(0)
+    torch.testing.assert_close(logits.grad[1, at], expected.detach())
+    assert not logits.grad[2].any()
+
+
+def test_sequence_logprobs_of_half_precision_logits_are_summed_in_single():
+    logits = torch.zeros(1, 1001, 256, dtype=torch.bfloat16)
+    labels = torch.zeros(1, 1001, dtype=torch.long)
+    assert float(sequence_logprobs(logits, labels)) == pytest.approx(
+        -1000 * math.log(256), rel=1e-6
+    )

@@ -33,6 +33,11 @@ METHODS: dict[str, str] = {
     "agem": "holdfast.methods.projection.agem:AGEM",
     "ncm": "holdfast.methods.prototypes.ncm:NCM",
     "wa": "holdfast.methods.correction.wa:WA",
+    "hft": "holdfast.methods.sparse.hft:HFT",
+    "migu": "holdfast.methods.sparse.migu:MIGU",
+    "lora": "holdfast.methods.adapter.lora:LoRA",
+    "i_lora": "holdfast.methods.adapter.i_lora:ILoRA",
+    "o_lora": "holdfast.methods.adapter.o_lora:OLoRA",
 }
 
 

@@ -165,8 +165,12 @@ class Learner:
             while self.index < len(stream):
                 if self.batches is None:
                     self.begin(stream[self.index])
-                self.train(observers)
-                self.end()
+                try:
+                    self.train(observers)
+                    self.end()
+                except BaseException:
+                    self._call("release")
+                    raise
                 for observer in observers:
                     observer.on_experience(self)
         return self.record
@@ -449,7 +453,8 @@ class Learner:
         for part in self.method.parts():
             table = part.select(self, table)
         table = table.to(self.device)
-        self.batches = Batches(table, self.batch_size, self.epochs, self.generator)
+        epochs = self.epochs if experience.epochs is None else experience.epochs
+        self.batches = Batches(table, self.batch_size, epochs, self.generator)
 
     def renew_optimizer(self) -> None:
         """A fresh optimizer, or the old one's state carried over to parameters that have grown."""
@@ -466,6 +471,9 @@ class Learner:
         self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
         if keep and old is not None:
             carry_state(old, old_named, self.optimizer, self.named)
+        if self.batches is not None:  # renewed by a method, in the midst of an experience
+            self._at_epoch = -1
+            self._set_learning_rate()
 
     def _passes(self, batches: Batches) -> Iterator[list[Batch]]:
         """The batches of each update; the last update of an epoch may have fewer."""
@@ -485,7 +493,7 @@ class Learner:
         """Updates that the experience at hand takes."""
         if self.batches is None:
             return 0
-        return -(-self.batches.per_epoch // self.accumulate) * self.epochs
+        return -(-self.batches.per_epoch // self.accumulate) * self.batches.epochs
 
     def _set_learning_rate(self) -> None:
         if isinstance(self.schedule, StepSchedule):
@@ -493,7 +501,8 @@ class Learner:
         elif self._at_epoch == self.epoch:
             return
         else:
-            factor = self.schedule(self.epoch, self.epochs)
+            assert self.batches is not None
+            factor = self.schedule(self.epoch, self.batches.epochs)
         self._at_epoch = self.epoch
         for group, rate in zip(self.optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = rate * factor

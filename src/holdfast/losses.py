@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -51,6 +51,44 @@ def binary_cross_entropy(
 ) -> Float[Tensor, " examples"]:
     """Independent sigmoid cross-entropy of every class, summed over classes."""
     return F.binary_cross_entropy_with_logits(outputs, targets, reduction="none").sum(1)
+
+
+def token_logprobs(
+    logits: Float[Tensor, "*tokens vocabulary"], labels: Int[Tensor, "*tokens"]
+) -> Float[Tensor, "*tokens"]:
+    """The log-probability of every label under the logits at its place, 0 where the label is -100.
+
+    In single precision at least, whatever the logits'.
+    """
+    flat = logits.flatten(0, -2)
+    flat = flat.float() if flat.dtype in (torch.bfloat16, torch.float16) else flat
+    return -F.cross_entropy(flat, labels.flatten(), reduction="none").view(labels.shape)
+
+
+def sequence_logprobs(
+    logits: Float[Tensor, "rows width vocabulary"],
+    labels: Int[Tensor, "rows width"],
+    *,
+    shift: bool = True,
+) -> Float[Tensor, " rows"]:
+    """The log-probability of each row's labelled tokens together, in nats.
+
+    Args:
+        logits: Of a language model.
+        labels: Token ids; -100 where nothing is asked.
+        shift: Whether the logits at a place predict the label after it, as in causal models; in
+            sequence-to-sequence models they predict the label at the place itself.
+
+    Divide by `labels[:, 1:].ne(-100).sum(1)` (unshifted: `labels`) for the mean per token.
+
+    Example:
+        >>> logits = torch.log(torch.tensor([[[0.5, 0.5], [0.2, 0.8], [1.0, 1.0]]]))
+        >>> round(float(sequence_logprobs(logits, torch.tensor([[0, 1, 1]])).exp()), 6)
+        0.4
+    """
+    if shift:
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    return token_logprobs(logits, labels).sum(1)
 
 
 def quadratic_penalty(

@@ -12,6 +12,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from holdfast.methods.adapter.i_lora import ILoRA
+    from holdfast.methods.adapter.lora import LoRA
+    from holdfast.methods.adapter.o_lora import OLoRA
     from holdfast.methods.bounds.cumulative import Cumulative
     from holdfast.methods.bounds.finetune import Finetune
     from holdfast.methods.bounds.guard import Guard
@@ -26,13 +29,17 @@ if TYPE_CHECKING:
     from holdfast.methods.replay.er import ER
     from holdfast.methods.replay.icarl import ICaRL
     from holdfast.methods.replay.replay import Replay
+    from holdfast.methods.sparse.hft import HFT
+    from holdfast.methods.sparse.migu import MIGU
 
 __all__ = [
     "AGEM",
     "DER",
     "ER",
     "EWC",
+    "HFT",
     "L2",
+    "MIGU",
     "NCM",
     "WA",
     "Cumulative",
@@ -40,8 +47,11 @@ __all__ = [
     "Finetune",
     "Guard",
     "ICaRL",
+    "ILoRA",
     "Joint",
+    "LoRA",
     "LwF",
+    "OLoRA",
     "OnlineEWC",
     "Replay",
 ]

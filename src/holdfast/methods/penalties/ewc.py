@@ -53,6 +53,8 @@ class EWC(Method):
         keeps=frozenset({"parameters"}),
     )
 
+    reads_outputs = False
+
     def __init__(
         self, strength: float = 10.0, labels: Labels = "sampled", examples: int | None = None
     ) -> None:
@@ -111,6 +113,8 @@ class OnlineEWC(Method):
         needs=frozenset({"boundaries"}),
         keeps=frozenset({"parameters"}),
     )
+
+    reads_outputs = False
 
     def __init__(
         self,
