@@ -3,7 +3,7 @@
 Example:
     >>> from holdfast import studies
     >>> [entry.name for entry in studies.entries()]
-    ['stability-gap', 'weight-aligning']
+    ['continual-pretraining', 'stability-gap', 'weight-aligning']
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from holdfast.studies.study import Scale, Study, Verdict
 
 STUDIES: dict[str, str] = {
+    "continual-pretraining": "holdfast.studies.continual_pretraining",
     "stability-gap": "holdfast.studies.stability_gap",
     "weight-aligning": "holdfast.studies.weight_aligning",
 }
