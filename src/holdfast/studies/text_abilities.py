@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -136,7 +137,7 @@ def _calls() -> list[Pair]:
     pairs = []
     for document in python.source():
         lines = [line.strip() for line in document.text.splitlines()]
-        for before, line in zip(lines, lines[1:], strict=False):
+        for before, line in pairwise(lines):
             found = _CALL.search(line)
             if found and len(line) < 80:
                 start = line[: found.start(2)]
