@@ -20,6 +20,7 @@ METHODS: dict[str, str] = {
     "finetune": "holdfast.methods.bounds.finetune:Finetune",
     "joint": "holdfast.methods.bounds.joint:Joint",
     "cumulative": "holdfast.methods.bounds.cumulative:Cumulative",
+    "guard": "holdfast.methods.bounds.guard:Guard",
     "replay": "holdfast.methods.replay.replay:Replay",
     "er": "holdfast.methods.replay.er:ER",
     "der": "holdfast.methods.replay.der:DER",

@@ -23,7 +23,7 @@ from holdfast.language.movement import Moved, Movement, adapter_movement, moveme
 from holdfast.language.paired import RESAMPLES
 from holdfast.language.probe import Measured, ProbeSet, measure, questions_of
 from holdfast.language.representation import Layer, States
-from holdfast.language.verdict import SetDiff, compare_set, compare_task
+from holdfast.language.verdict import SetDiff, compare_set, compare_task, finite
 
 LOOKED_AT = 64
 """Examples of each probe set whose hidden states are compared."""
@@ -79,7 +79,7 @@ class Diff:
                 "parts": [_moved(t) for t in self.movement.by("part").values()],
                 "unmatched": self.movement.unmatched,
             }
-        clean: dict[str, Any] = _finite(found)
+        clean: dict[str, Any] = finite(found)
         return clean
 
 
@@ -256,13 +256,3 @@ def _refuse_other_tokenizer(base: str | Path, tuned: str | Path, trust_remote_co
 
 def _moved(tensor: Moved) -> dict[str, Any]:
     return {**asdict(tensor), "relative": tensor.relative}
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(entry) for entry in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    return value

@@ -12,6 +12,7 @@ from small_methods import Average, First, Half, Pull, Rows, Witness
 from small_trainers import build, collate, distance, texts, tiny_llama, weights
 
 from holdfast import Learner, attach
+from holdfast.catalogue import build as build_method
 from holdfast.data import Table
 from holdfast.errors import UsageError
 from holdfast.method import Method, chain
@@ -375,6 +376,34 @@ def test_a_lora_adapter_is_trained_and_its_base_is_not(tmp_path: Path) -> None:
     after = weights(model)
     for name in after:
         assert torch.equal(before[name], after[name]) == ("lora_" not in name)
+
+
+def test_a_method_that_wraps_the_model_is_saved_as_an_adapter(tmp_path: Path) -> None:
+    """O-LoRA's adapters of two stages come back as one, and answer as the model does."""
+    from peft import PeftModel
+
+    trainer, _ = trained(build_method("o_lora(rank=2)"), tmp_path, texts(8), calls=2)
+    trainer.save_model(str(tmp_path / "saved"))
+    back = PeftModel.from_pretrained(tiny_llama(), str(tmp_path / "saved")).eval()
+    batch = collate(texts(4, seed=5))
+    with torch.no_grad():
+        expected = trainer.model.eval()(**batch).logits
+        assert not torch.allclose(tiny_llama().eval()(**batch).logits, expected, atol=1e-3)
+        torch.testing.assert_close(back(**batch).logits, expected)
+
+
+def test_hooks_come_off_the_model_when_training_fails(tmp_path: Path) -> None:
+    class Fails(Method):
+        tags = Pull.tags
+
+        def step(self, learner: Any) -> None:
+            raise RuntimeError("on purpose")
+
+    trainer = build(tiny_llama(), texts(4), tmp_path)
+    attach(trainer, chain(build_method("migu"), Fails()))
+    with pytest.raises(RuntimeError, match="on purpose"):
+        trainer.train()
+    assert not any(module._forward_hooks for module in trainer.model.modules())
 
 
 # What cannot work is said in a sentence.

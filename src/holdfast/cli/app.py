@@ -11,6 +11,7 @@ from holdfast.cli import diffing
 from holdfast.cli.options import (
     CONFIG,
     DEBUG,
+    DRY_RUN,
     JOBS,
     JSON,
     LEARNING,
@@ -20,6 +21,8 @@ from holdfast.cli.options import (
     SEEDS,
     STUDY_OUT,
     STUDY_SEEDS,
+    TUNE_OUT,
+    TUNING,
     Given,
     takes,
 )
@@ -75,6 +78,15 @@ def compare(stream: StreamName, methods: MethodNames, given: Given) -> None:
     from holdfast.cli.running import run_many
 
     run_many(stream, methods, given, ["compare", stream, *methods], given)
+
+
+@app.command()
+@takes(*TUNING, TUNE_OUT, RESUME, DRY_RUN, JSON, CONFIG, DEBUG)
+def finetune(given: Given) -> None:
+    """Fine-tune a language model, and report what was gained and what was kept."""
+    from holdfast.cli.tuning import tune
+
+    tune(given)
 
 
 @app.command()

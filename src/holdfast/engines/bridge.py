@@ -13,9 +13,10 @@ from holdfast.data import Batch, size
 from holdfast.engines.passes import Share
 from holdfast.engines.rows import rows_of
 from holdfast.engines.stage import Stage, choose, compares
-from holdfast.errors import CheckpointError, UsageError
+from holdfast.errors import CheckpointError, RunError, UsageError
 from holdfast.evaluation import Record
 from holdfast.method import Method, refuse_unfit
+from holdfast.models import adapters
 from holdfast.objective import Objective
 from holdfast.stream import Experience, Stream
 
@@ -68,6 +69,12 @@ class Bridge:
     @property
     def model(self) -> Any:
         return self.trainer.model
+
+    @model.setter
+    def model(self, model: Any) -> None:
+        """A method has wrapped the model (in an adapter, say): the wrapped one is trained."""
+        self.trainer.model = self.trainer.model_wrapped = model
+        self.trainer.callback_handler.model = model
 
     @property
     def optimizer(self) -> Any:
@@ -204,10 +211,10 @@ class Bridge:
             act(self, *arguments)
 
     def meet(self, resume: str | None) -> None:
-        """Before the optimizer is built: set methods up, let them choose what is trained.
+        """Before anything of the trainer's: set methods up, let them choose what is trained.
 
         Args:
-            resume: The trainer's checkpoint to go on from; the model has been loaded from it.
+            resume: The trainer's checkpoint to go on from, from which it will load the model.
         """
         state = self._read(resume) if resume else None
         if state is not None:
@@ -220,6 +227,7 @@ class Bridge:
             refuse_unfit(self.method, self.stream, self.model)
             self.name_parameters()
             self.call("setup")
+            self.name_parameters()
             self._set_up = True
         for stage in self._stages[replayed : self.index + 1]:
             self.call("expand", stage)
@@ -227,6 +235,23 @@ class Bridge:
         if state is not None:
             self._restore(state)
             self.name_parameters()
+
+        self._laid_out = (
+            {name: p.requires_grad for name, p in self.model.named_parameters()},
+            _active(self.model),
+        )
+
+    def settle(self) -> None:
+        """The trainer has loaded a checkpoint: put back what is trained, and what is active.
+
+        Of several adapters a Trainer activates one.
+        """
+        trained, active = self._laid_out
+        if _active(self.model) != active:
+            adapters.activate(self.model, active)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(trained[name])
+        self.name_parameters()
 
     def begin(self) -> None:
         """Before the first update of an experience that was not resumed."""
@@ -245,12 +270,12 @@ class Bridge:
                 "Methods know the examples of a batch by its column 'input_ids' or 'labels'; this "
                 f"trainer's batches have {', '.join(inputs)}."
             )
-        batch = self.incoming
+        batch = arrived = self.incoming
         for mix in self._mixes:
             batch = mix(self, batch)
-        if batch is not self.incoming:
+        if batch is not arrived:
             inputs = restore(batch)
-        share = Share(trainer, self.incoming, batch, items)
+        share = Share(trainer, arrived, batch, items)
         outputs = None
         if self._reads_outputs and not _fused(trainer):
             loss, answer = original(model, inputs, return_outputs=True, num_items_in_batch=items)
@@ -278,7 +303,12 @@ class Bridge:
             after(self)
 
     def end(self) -> None:
-        """Training has ended: let methods consolidate, and get ready for the next call."""
+        """Training has ended: let methods consolidate, and get ready for the next call.
+
+        Raises:
+            RunError: If several processes trained together and their weights are not the same.
+        """
+        self._agree()
         self.call("end", self.experience)
         self._stages[self.index].forget_tables()
         self._before += self.step
@@ -353,6 +383,19 @@ class Bridge:
         self.generator.set_state(state["generator"])
         self.record = Record.from_dict(state["record"])
 
+    def _agree(self) -> None:
+        """Processes must have drawn alike what changes gradients: see that they did."""
+        if self.trainer.accelerator.num_processes == 1 or not self.parameters:
+            return
+        norms = torch.stack([p.detach().float().norm() for p in self.parameters])
+        every = self.trainer.accelerator.gather(norms).view(-1, len(norms))
+        if not torch.allclose(every, every[:1].expand_as(every), rtol=1e-4, equal_nan=True):
+            raise RunError(
+                "The processes' weights have drifted apart: a method changed gradients or weights "
+                "differently in each. What all must draw alike is drawn from `learner.seed`, not "
+                "from `learner.generator`, which each process has its own of."
+            )
+
     def name_parameters(self) -> None:
         """Note which parameters are trained."""
         self.named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
@@ -366,6 +409,11 @@ def state_path(folder: str, process: int) -> Any:
     return Path(folder) / (
         "holdfast.safetensors" if not process else f"holdfast-{process}.safetensors"
     )
+
+
+def _active(model: Any) -> list[str]:
+    """The active adapters of a PEFT model; none of another."""
+    return list(model.active_adapters) if hasattr(model, "get_base_model") else []
 
 
 def _fused(trainer: Any) -> bool:

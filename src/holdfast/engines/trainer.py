@@ -28,6 +28,7 @@ HOOKS = (
     "gradients",
     "step",
     "end",
+    "release",
     "serving",
 )
 """The hooks that act inside a Trainer."""
@@ -129,11 +130,15 @@ def _refuse(trainer: Trainer, method: Method) -> None:
         ),
         (
             changes and ("lomo" in args.optim or "layerwise" in args.optim),
-            f"{args.optim.value} steps before {' and '.join(changes)} could act: use another",
+            f"{_plain(args.optim)} steps before {' and '.join(changes)} could act: use another",
         ),
     ):
         if hindered:
             raise UsageError(f"Methods cannot act in this trainer; {why}.")
+
+
+def _plain(name: Any) -> str:
+    return str(getattr(name, "value", name))
 
 
 def _speaks(model: Any) -> bool:
@@ -158,11 +163,19 @@ def _wrap(trainer: Any, bridge: Bridge) -> None:
     train, create_optimizer = trainer.train, trainer.create_optimizer
 
     def train_(resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
-        call.resume, call.met, call.begun = _folder(trainer, resume_from_checkpoint), False, False
-        return train(call.resume, *args, **kwargs)
+        resume = _folder(trainer, resume_from_checkpoint)
+        bridge.meet(resume)
+        # What a stage begins with, a resumed one has behind it.
+        call.resumed = call.begun = resume is not None
+        try:
+            return train(resume, *args, **kwargs)
+        except BaseException:
+            bridge.call("release")
+            raise
 
     def create_optimizer_(*args: Any, **kwargs: Any) -> Any:
-        call.meet(bridge)
+        if call.resumed:
+            bridge.settle()
         _renew(trainer, bridge)
         return create_optimizer(*args, **kwargs)
 
@@ -180,19 +193,13 @@ def _wrap(trainer: Any, bridge: Bridge) -> None:
 class _Call:
     """How far one call of `trainer.train()` has come."""
 
-    resume: str | None = None
-    met: bool = False
+    resumed: bool = False
     begun: bool = False
 
-    def meet(self, bridge: Bridge) -> None:
-        if not self.met:
-            bridge.meet(self.resume)
-            self.met = True
-
     def begin(self, bridge: Bridge) -> None:
-        if not self.begun and self.resume is None:
+        if not self.begun:
+            self.begun = True
             bridge.begin()
-        self.begun = True
 
 
 def _wrap_step(trainer: Any, bridge: Bridge) -> None:
@@ -239,7 +246,6 @@ def _wrap_data(trainer: Any, bridge: Bridge, call: _Call) -> None:
     def get_train_dataloader_() -> Any:
         if not laying_out[0]:
             return get_train_dataloader()
-        call.meet(bridge)
         call.begin(bridge)
         whole = trainer.train_dataset
         trainer.train_dataset = bridge.selected()

@@ -87,8 +87,8 @@ def joined(parts: list[Measured]) -> Measured:
 def calibration(confidence: ArrayLike, right: ArrayLike, bins: int = 10) -> float:
     """Expected calibration error: how far confidence lies from being right, 0 for never.
 
-    Examples are sorted by confidence and cut into bins of equal size, so that none is empty; the
-    mean over bins, weighted by size, of the distance between mean confidence and share right.
+    Examples are sorted by confidence and cut into bins of equal size, equal confidences together;
+    the mean over bins, weighted by size, of the distance between mean confidence and share right.
 
     Args:
         confidence: Probabilities, one an example.
@@ -106,7 +106,8 @@ def calibration(confidence: ArrayLike, right: ArrayLike, bins: int = 10) -> floa
         raise UsageError(
             f"Confidence {c.shape} and right {r.shape} must be equally long lists, not empty."
         )
-    order = np.argsort(c, kind="stable")
-    parts = np.array_split(order, min(bins, len(c)))
-    gaps = [abs(c[part].mean() - r[part].mean()) * len(part) for part in parts]
+    _, kinds, counts = np.unique(c, return_inverse=True, return_counts=True)
+    middle = np.cumsum(counts) - counts / 2  # the rank of each confidence, ties sharing theirs
+    member = np.floor(middle * min(bins, len(c)) / len(c)).astype(int)[kinds]
+    gaps = [abs((c[member == i] - r[member == i]).sum()) for i in np.unique(member)]
     return float(np.sum(gaps) / len(c))

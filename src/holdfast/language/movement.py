@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from holdfast.errors import UsageError
-from holdfast.language.folders import configuration, headers, kind_of, weight_files
+from holdfast.language.folders import configuration, kind_of
+from holdfast.language.weights import headers, weight_files
 from holdfast.models.anatomy import blocks
 
 _COLUMNS = 8192
@@ -194,7 +195,7 @@ def anatomy(folder: Path, trust_remote_code: bool = False) -> dict[str, tuple[st
 def _places(model: Any) -> dict[str, tuple[str, str]]:
     # An adapter wraps layers: "q_proj.base_layer.weight" is what was "q_proj.weight".
     def plain(name: str) -> str:
-        return name.replace(".base_layer", "")
+        return name.replace(".base_layer", "").replace(".original_module", "")
 
     embeddings = [
         (model.get_input_embeddings(), "embedding"), (model.get_output_embeddings(), "head"),

@@ -203,3 +203,14 @@ def compare_task(
         base.name, "task", base.metric, len(base.scores), 0, None, None, means, score, None, None,
         [], [], [], -score.value, verdict,
     )  # fmt: skip
+
+
+def finite(value: Any) -> Any:
+    """A tree of JSON values with None for numbers that are not finite, which JSON has not."""
+    if isinstance(value, dict):
+        return {key: finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(entry) for entry in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value

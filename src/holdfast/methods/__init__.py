@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from holdfast.methods.adapter.o_lora import OLoRA
     from holdfast.methods.bounds.cumulative import Cumulative
     from holdfast.methods.bounds.finetune import Finetune
+    from holdfast.methods.bounds.guard import Guard
     from holdfast.methods.bounds.joint import Joint
     from holdfast.methods.correction.wa import WA
     from holdfast.methods.distillation.lwf import LwF
@@ -48,6 +49,7 @@ __all__ = [
     "DERpp",
     "Finetune",
     "GrADS",
+    "Guard",
     "ICaRL",
     "ILoRA",
     "Joint",

@@ -5,7 +5,6 @@ Both round the numbers of the JSON by the same functions.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,9 +72,7 @@ def row(found: SetDiff) -> Row:
         shown(pair[0]),
         shown(pair[1]),
         shown(judged.value, True),
-        NONE
-        if judged.low != judged.low
-        else f"{shown(judged.low, True)} … {shown(judged.high, True)}",
+        NONE if math.isnan(judged.low) else " … ".join(shown(end, True) for end in ends),
         VERDICTS[found.verdict],
     )
 
