@@ -8,8 +8,8 @@ Source: Dong et al., "How Abilities in Large Language Models are Affected by Sup
 Data Composition" (2024).
 
 Run: a small Llama that knows Python's documentation learns three abilities, each scored by exact
-match: the name that is called next in the standard library's source (code), topics of news, and, as
-the general ability, the intent of what is said to an assistant. Arms: each alone, all at once, one
+match: the name that is called next in the standard library's source (code), what a bank's customer
+asks for (questions), and, as the general ability, the intent of what is said to an assistant. Arms: each alone, all at once, one
 after another, special ones together and then the general one, the same with a share k of the
 special ones in the second stage, and that in reverse; and each alone and all at once on fractions
 of the data. Updates are reported beside epochs, since DMT sees some examples twice.
@@ -61,7 +61,7 @@ ARMS: dict[str, Mapping[str, Any]] = {
 """What each arm changes; `rate` is a factor."""
 
 FRACTIONS = ("1/64", "1/16", "1/4", "1")
-SPECIAL = ("code", "topics")
+SPECIAL = ("code", "questions")
 GENERAL = "general"
 NAMES = (*SPECIAL, GENERAL)
 _BUILT_IN = ("modules", "topics")
@@ -75,14 +75,14 @@ def arms(scale: Scale) -> dict[str, Settings]:
     """
     quick = scale == "quick"
     base: Settings = {
-        "abilities": ["calls", *(("news", "intents") if scale == "data" else _BUILT_IN)],
-        "examples": [48, 32, 32] if quick else [1024, 512, 512],
+        "abilities": ["calls", *(("banking", "intents") if scale == "data" else _BUILT_IN)],
+        "examples": [48, 32, 32] if quick else [768, 384, 384],
         "test": 16 if quick else 200,
-        "probe": 4 if quick else 24,
+        "probe": 4 if quick else 16,
         "size": "random" if quick else "0.5M",
         "epochs": 1 if quick else 2,
         "batch_size": 8,
-        "lr": 2e-3,
+        "lr": 1e-3,
         "rate": 1.0,
         "k": 1 / 256,
         "fractions": [1.0],
@@ -415,17 +415,17 @@ STUDY = Study(
         "on one after another forgets."
     ),
     minutes={"data": 8, "digits": 8, "quick": 0.6},
-    data=("cl15/agnews_train.jsonl.gz", "clinc150/train.jsonl.gz"),
+    data=("banking77/train.jsonl.gz", "clinc150/train.jsonl.gz"),
     arms=arms,
     measure=measure,
     claims=CLAIMS,
     grids=grids,
     figures=figures,
     departures=(
-        "A Llama of half a million weights, and two thousand short examples; the paper has models "
+        "A Llama of half a million weights, and fifteen hundred short examples; the paper has models "
         "of 7 to 33 billion weights, mathematics, code and chats. One size of model only.",
-        "Code is the name that is called next in a line of the standard library, scored by exact "
-        "match; programs are not written, nor run.",
+        "Code is the name, of 16, that is called next in a line of the standard library, scored by "
+        "exact match; programs are not written, nor run.",
         "Shares k of 1/16 and 1/4: 1/256 of so few examples would be two or four.",
         "Every stage is gone through twice, with a warm-up and half a cosine of its own.",
         "How the representations of the abilities lie to one another is not looked at.",

@@ -74,15 +74,15 @@ def arms(scale: Scale) -> dict[str, Settings]:
     base: Settings = {
         "ability": "banking" if scale == "data" else "modules",
         "answers": 8,
-        "examples": 60 if quick else 800,
-        "test": 20 if quick else 240,
-        "probe": 4 if quick else 24,
+        "examples": 60 if quick else 640,
+        "test": 20 if quick else 200,
+        "probe": 4 if quick else 16,
         "size": "random" if quick else "0.5M",
         "corrupted": 0.15,
         "preliminary": 1,
         "epochs": 1 if quick else 3,
         "batch_size": 8,
-        "lr": 2e-3,
+        "lr": 1e-3,
         "rate": 1.0,
     }
     return {arm: {**base, **changes} for arm, changes in ARMS.items()}
@@ -160,7 +160,7 @@ def train(
     learner.start(Stream("task", [experience], "text", 0, ()))
     with learner.chance.mine():
         learner.begin(experience)
-        watch = Watch(probes, every=max(10, learner.planned // 6))
+        watch = Watch(probes, every=max(10, learner.planned // 5))
         if probes:
             watch.look(learner)
         learner.train([watch] if probes else [])
@@ -368,7 +368,7 @@ STUDY = Study(
     grids=grids,
     figures=figures,
     departures=(
-        "A Llama of half a million weights and 800 examples of 8 intents; the paper fine-tunes "
+        "A Llama of half a million weights and 640 examples of 8 intents; the paper fine-tunes "
         "models of 7 billion weights on medicine, law and finance.",
         "The paper's formulas were not at hand: how the two gradients are combined, and the window "
         "in which examples are preferred, are ours.",

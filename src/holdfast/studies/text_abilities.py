@@ -67,7 +67,7 @@ def ability(name: str, train: int, test: int, seed: int, answers: int = 16) -> A
         train: Most training examples.
         test: Most test examples.
         seed: Of the draw.
-        answers: Most different answers, the most frequent ones, where these are classes.
+        answers: Most different answers: the most frequent ones.
 
     Raises:
         DataError: If the data are not there.
@@ -78,8 +78,6 @@ def ability(name: str, train: int, test: int, seed: int, answers: int = 16) -> A
         if not held_out:
             counts[answer] = counts.get(answer, 0) + 1
     kept = set(sorted(counts, key=lambda answer: (-counts[answer], answer))[:answers])
-    if name == "calls":  # names, not classes
-        kept = set(counts)
     parts: dict[bool, list[Sample]] = {False: [], True: []}
     for prompt, answer, held_out in pairs:
         if answer in kept:
