@@ -20,6 +20,8 @@ METHODS: dict[str, str] = {
     "finetune": "holdfast.methods.bounds.finetune:Finetune",
     "joint": "holdfast.methods.bounds.joint:Joint",
     "cumulative": "holdfast.methods.bounds.cumulative:Cumulative",
+    "guard": "holdfast.methods.bounds.guard:Guard",
+    "replay": "holdfast.methods.replay.replay:Replay",
     "er": "holdfast.methods.replay.er:ER",
     "der": "holdfast.methods.replay.der:DER",
     "der++": "holdfast.methods.replay.der:DERpp",
@@ -31,6 +33,13 @@ METHODS: dict[str, str] = {
     "agem": "holdfast.methods.projection.agem:AGEM",
     "ncm": "holdfast.methods.prototypes.ncm:NCM",
     "wa": "holdfast.methods.correction.wa:WA",
+    "grads": "holdfast.methods.selection.grads:GrADS",
+    "dmt": "holdfast.methods.schedule.dmt:DMT",
+    "hft": "holdfast.methods.sparse.hft:HFT",
+    "migu": "holdfast.methods.sparse.migu:MIGU",
+    "lora": "holdfast.methods.adapter.lora:LoRA",
+    "i_lora": "holdfast.methods.adapter.i_lora:ILoRA",
+    "o_lora": "holdfast.methods.adapter.o_lora:OLoRA",
 }
 
 

@@ -57,7 +57,8 @@ class Config:
         optimizer: `sgd`, `adam` or `adamw`; None: `sgd`, or `adamw` for language.
         momentum: Of SGD; None: 0.9.
         weight_decay: Of the optimizer.
-        schedule: `constant`, `cosine` or `steps(0.5, factor=0.1)`, within an experience.
+        schedule: `constant`, `cosine` or `steps(0.5, factor=0.1)` by epoch; `warmup_cosine`,
+            `warmup_linear`, `warmup_constant` or `infinite` by update.
         optimizer_state: `reset` or `keep` the optimizer's state between experiences.
         augment: Spec of the augmentation, as for `holdfast.augment.build`; None: none.
         evaluate_every: Steps between scores of continual evaluation; None: none.
@@ -271,4 +272,4 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    return "not set" if value is None else str(value)
+    return "the default" if value is None else str(value)

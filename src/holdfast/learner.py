@@ -56,7 +56,7 @@ class Learner:
         pretrained: Whether the model comes knowing something that methods are to keep.
         optimizer_state: `"reset"`: a fresh optimizer for every experience; `"keep"`: one for all.
         schedule: Factor on the learning rate by epoch and number of epochs, within an experience;
-            or a `StepSchedule`, by update.
+            or a `StepSchedule`, by update (`holdfast.optim.stages`).
         augment: Applied to inputs in every training forward pass, replayed examples included.
         evaluate_every: Score the test sets every so many steps (continual evaluation); None: only
             after each experience.
@@ -165,8 +165,12 @@ class Learner:
             while self.index < len(stream):
                 if self.batches is None:
                     self.begin(stream[self.index])
-                self.train(observers)
-                self.end()
+                try:
+                    self.train(observers)
+                    self.end()
+                except BaseException:
+                    self._call("release")
+                    raise
                 for observer in observers:
                     observer.on_experience(self)
         return self.record
@@ -467,6 +471,9 @@ class Learner:
         self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
         if keep and old is not None:
             carry_state(old, old_named, self.optimizer, self.named)
+        if self.batches is not None:  # renewed by a method, in the midst of an experience
+            self._at_epoch = -1
+            self._set_learning_rate()
 
     def _passes(self, batches: Batches) -> Iterator[list[Batch]]:
         """The batches of each update; the last update of an epoch may have fewer."""
@@ -490,7 +497,7 @@ class Learner:
 
     def _set_learning_rate(self) -> None:
         if isinstance(self.schedule, StepSchedule):
-            factor = self.schedule.factor(self.step, self.planned, self.updates)
+            factor = self.schedule.factor(self.step, self.planned, self.updates, self.index)
         elif self._at_epoch == self.epoch:
             return
         else:

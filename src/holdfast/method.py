@@ -14,6 +14,7 @@ A `Method` overrides only the points of the step that it needs:
     gradients(learner)                    project, mask, rescale
     step(learner)                         after the optimizer
     end(learner, experience)              consolidate, store, align
+    release(learner)                      take hooks off the model, if training fails before `end`
     predict(learner, batch, outputs)      route, mask, replace
     serving(learner)                      around use: another adapter, averaged weights
 
@@ -24,7 +25,8 @@ alone (never on data, weights or chance), because it is replayed when a checkpoi
 must be repeatable from the method's own state.
 
 The first rows of a batch are always those that the stream brought, in order; they are also in
-`learner.incoming`, as they came. What other methods mix in comes after them. `logits` and `loss`
+`learner.incoming`, as they came. What other methods mix in comes after them. A method that gives up
+some of the stream's rows sets `learner.incoming` to those that remain. `logits` and `loss`
 are given the batch that the model saw, augmented, so that a teacher can be shown the same.
 """
 
@@ -123,6 +125,8 @@ class Method(Remembers):
     """Whether `loss` looks at the outputs: a trainer that makes none must then make them for it."""
     replaces_training: ClassVar[bool] = False
     """Whether `fit` always answers True, so that what acts during training steps never would."""
+    chooses_weights: ClassVar[bool] = False
+    """Whether it decides which of the model's own weights are trained, which adapters freeze."""
 
     def __init__(self) -> None:  # without it a method's signature would be nn.Module's *args
         super().__init__()
@@ -155,6 +159,8 @@ class Method(Remembers):
     def step(self, learner: Learner) -> None: ...
 
     def end(self, learner: Learner, experience: Experience) -> None: ...
+
+    def release(self, learner: Learner) -> None: ...
 
     def predict(self, learner: Learner, batch: Batch, outputs: Tensor) -> Tensor:
         return outputs
@@ -232,9 +238,10 @@ def chain(*methods: Method) -> Method:
         methods: One or more methods; chains are flattened.
 
     Raises:
-        UsageError: If two of them replace gradient training (`fit`) or decide the prediction
-            (`predict`), if one acts during training steps and another makes none, if one drops what
-            those before it add to the loss, or if one object is given twice.
+        UsageError: If two of them replace gradient training (`fit`), decide the prediction
+            (`predict`) or bring adapters, if one chooses among weights that another freezes, if one
+            acts during training steps and another makes none, if one drops what those before it add
+            to the loss, or if one object is given twice.
 
     Example:
         >>> from holdfast.methods import ER, WA
@@ -250,6 +257,15 @@ def chain(*methods: Method) -> Method:
         rivals = [type(part).__name__ for part in flat if part.overrides(hook)]
         if len(rivals) > 1:
             raise UsageError(f"{' and '.join(rivals)} cannot be chained: both {what}.")
+    adapting = [type(part).__name__ for part in flat if "adapters" in part.tags.needs]
+    choosing = [type(part).__name__ for part in flat if part.chooses_weights]
+    if len(adapting) > 1:
+        raise UsageError(f"{' and '.join(adapting)} cannot be chained: both bring an adapter.")
+    if adapting and choosing:
+        raise UsageError(
+            f"{choosing[0]} chooses which of the model's weights are trained, and {adapting[0]} "
+            "freezes all of them: they cannot be chained."
+        )
     for place, part in enumerate(flat):
         idle = [type(p).__name__ for p in flat if p is not part and any(map(p.overrides, STEPWISE))]
         if part.replaces_training and idle:

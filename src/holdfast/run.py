@@ -18,7 +18,7 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
@@ -229,6 +229,18 @@ def device(name: str) -> torch.device:
     return torch.device(name)
 
 
+class Keeping(Protocol):
+    """What a run is given, as far as its checkpoints must know it."""
+
+    @property
+    def checkpoint_every(self) -> int | None: ...
+
+    @property
+    def keep_checkpoints(self) -> int: ...
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
 class Checkpoints(Observer):
     """Saves the learner after every experience and every so many steps.
 
@@ -237,7 +249,7 @@ class Checkpoints(Observer):
         config: Of the run; says how often to save and how many to keep, and marks whose they are.
     """
 
-    def __init__(self, folder: Path, config: Config) -> None:
+    def __init__(self, folder: Path, config: Keeping) -> None:
         self.folder, self.config = folder, config
 
     def on_step(self, learner: Learner) -> None:

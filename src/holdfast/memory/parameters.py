@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,6 +11,14 @@ from torch import Tensor
 
 from holdfast.memory.remembers import Remembers
 from holdfast.optim.carry import grown
+
+
+@dataclass
+class _Asked:
+    """What was asked for last, and the answer: a shortcut, forgotten when tensors move."""
+
+    named: Sequence[tuple[str, Tensor]]
+    answer: list[Tensor]
 
 
 class ParameterStore(Remembers):
@@ -28,7 +37,7 @@ class ParameterStore(Remembers):
 
     def __init__(self) -> None:
         super().__init__()
-        self._asked: tuple[Any, list[Tensor]] | None = None
+        self._asked: _Asked | None = None
 
     def put(self, named: Iterable[tuple[str, Tensor]]) -> None:
         """Keep copies of the tensors, in place of what was kept under their names."""
@@ -41,9 +50,10 @@ class ParameterStore(Remembers):
 
         Asking again with the same list (`learner.named`) costs nothing.
         """
-        if self._asked is None or self._asked[0] is not named:
-            self._asked = named, [self._fitting(name, parameter) for name, parameter in named]
-        return self._asked[1]
+        if self._asked is None or self._asked.named is not named:
+            answer = [self._fitting(name, parameter) for name, parameter in named]
+            self._asked = _Asked(named, answer)
+        return self._asked.answer
 
     def _fitting(self, name: str, parameter: Tensor) -> Tensor:
         kept = self._buffers.get(_key(name))

@@ -12,8 +12,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from holdfast.methods.adapter.i_lora import ILoRA
+    from holdfast.methods.adapter.lora import LoRA
+    from holdfast.methods.adapter.o_lora import OLoRA
     from holdfast.methods.bounds.cumulative import Cumulative
     from holdfast.methods.bounds.finetune import Finetune
+    from holdfast.methods.bounds.guard import Guard
     from holdfast.methods.bounds.joint import Joint
     from holdfast.methods.correction.wa import WA
     from holdfast.methods.distillation.lwf import LwF
@@ -24,22 +28,36 @@ if TYPE_CHECKING:
     from holdfast.methods.replay.der import DER, DERpp
     from holdfast.methods.replay.er import ER
     from holdfast.methods.replay.icarl import ICaRL
+    from holdfast.methods.replay.replay import Replay
+    from holdfast.methods.schedule.dmt import DMT
+    from holdfast.methods.selection.grads import GrADS
+    from holdfast.methods.sparse.hft import HFT
+    from holdfast.methods.sparse.migu import MIGU
 
 __all__ = [
     "AGEM",
     "DER",
+    "DMT",
     "ER",
     "EWC",
+    "HFT",
     "L2",
+    "MIGU",
     "NCM",
     "WA",
     "Cumulative",
     "DERpp",
     "Finetune",
+    "GrADS",
+    "Guard",
     "ICaRL",
+    "ILoRA",
     "Joint",
+    "LoRA",
     "LwF",
+    "OLoRA",
     "OnlineEWC",
+    "Replay",
 ]
 
 

@@ -171,7 +171,7 @@ class WarmCosine(StepSchedule):
     def __init__(self, warmup: int, floor: float = 0.1) -> None:
         self.warmup, self.floor = warmup, floor
 
-    def factor(self, update: int, updates: int, life: int) -> float:
+    def factor(self, update: int, updates: int, life: int, stage: int) -> float:
         if update < self.warmup:
             return (update + 1) / self.warmup
         share = (update - self.warmup) / max(1, updates - self.warmup)

@@ -11,7 +11,7 @@ from torch import nn
 
 from holdfast.data import Batch
 from holdfast.errors import CheckpointError, UsageError
-from holdfast.method import Method, Tags
+from holdfast.method import ALL_KINDS, Method, Tags
 from holdfast.models.anatomy import blocks
 from holdfast.models.halves import Half, Level, check_ratio, draw, draw_names, open_masks, shapes
 from holdfast.optim.masked import MaskedUpdates
@@ -41,11 +41,12 @@ class HFT(Method):
             `"layer"`: whole blocks; `"model"`: matrices, wherever they are.
         redraw: When another half is drawn: `"stage"`: for every experience; `"epoch"`: for every
             pass over it, with a new optimizer; `"never"`.
-        complement: Train exactly the other half in every second turn, instead of drawing anew.
+        complement: Train exactly the other half in every second stage (or epoch), instead of
+            drawing anew.
         embeddings: What lies outside the blocks (embeddings, output layer, last norm): `"train"`,
             `"freeze"` or `"draw"` from them too.
-        seed: Of the draws, which depend on nothing else but the turn: every process of a
-            distributed training, and every resumed one, draws alike.
+        seed: Of the draws, which depend on nothing else but the stage and epoch: every process of
+            a distributed training, and every resumed one, draws alike.
 
     Raises:
         UsageError: If an argument is out of range.
@@ -65,10 +66,11 @@ class HFT(Method):
         family="sparse",
         title="HFT: Half Fine-Tuning for Large Language Models",
         source="Hui et al., 2024",
-        scenarios=frozenset({"class", "task", "domain", "text"}),
+        scenarios=ALL_KINDS,
         needs=frozenset({"transformer blocks"}),
     )
     remembers = ("log",)
+    chooses_weights = True
 
     def __init__(
         self,
@@ -93,29 +95,28 @@ class HFT(Method):
                 f"complement trains the other half: ratio must be 0.5; given: {ratio}."
             )
         if complement and redraw == "never":
-            raise UsageError("complement changes the half in every turn; redraw is 'never'.")
+            raise UsageError("complement changes the half that is trained; redraw is 'never'.")
         self.ratio, self.level, self.redraw = ratio, level, redraw
         self.complement, self.embeddings, self.seed = complement, embeddings, seed
         self.log: list[list[Any]] = []
         self.drawn = Half((), (), 0.0)
         self.updates: MaskedUpdates | None = None
+        self._flowing = False
         self._of: weakref.ref[nn.Module] | None = None
         self._given: frozenset[str] = frozenset()
         self._report: dict[str, Any] = {}
 
     def expand(self, learner: Learner, experience: Experience) -> None:
-        self.freeze(learner.model, self._turn(experience.index, learner, 0))
+        self.freeze(learner.model, 0 if self.redraw == "never" else experience.index)
 
     def begin(self, learner: Learner, experience: Experience) -> None:
         learner.note(hft=self.report())
 
     def batch(self, learner: Learner, batch: Batch) -> Batch:
-        if self.redraw == "epoch":
-            turn = self._turn(learner.index, learner, learner.epoch)
-            if turn != self.log[-1][0]:
-                self.freeze(learner.model, turn)
-                learner.renew_optimizer()
-                learner.note(hft=self.report())
+        if self.redraw == "epoch" and self.log[-1][:2] != [learner.index, learner.epoch]:
+            self.freeze(learner.model, learner.index, learner.epoch)
+            learner.renew_optimizer()
+            learner.note(hft=self.report())
         return batch
 
     def gradients(self, learner: Learner) -> None:
@@ -126,7 +127,13 @@ class HFT(Method):
         if self.updates is not None:
             self.updates.after(learner.optimizer)
 
-    def freeze(self, model: nn.Module, turn: int = 0) -> dict[str, Any]:
+    def end(self, learner: Learner, experience: Experience) -> None:
+        self._stop_flow(learner.model)
+
+    def release(self, learner: Learner) -> None:
+        self._stop_flow(learner.model)
+
+    def freeze(self, model: nn.Module, stage: int = 0, epoch: int = 0) -> dict[str, Any]:
         """Draw a half of a model, and leave gradients on for it alone.
 
         For a loop of your own: call it before the optimizer is built and, if `masked_tensors` in
@@ -134,7 +141,8 @@ class HFT(Method):
 
         Args:
             model: Any transformer; what was frozen at the first call stays frozen.
-            turn: Number of the stage (or epoch): which half is drawn.
+            stage: Which half is drawn: another one for every stage,
+            epoch: and for every epoch in it.
 
         Returns:
             As `report`.
@@ -142,17 +150,17 @@ class HFT(Method):
         Raises:
             UsageError: If the model has no transformer blocks or is a PEFT model.
         """
-        self._set(model, turn)
-        self.log.append([turn, self.drawn.ratio, self._digest()])
+        self._set(model, stage, epoch)
+        self.log.append([stage, epoch, self.drawn.ratio, self._digest()])
         return self.report()
 
     def report(self) -> dict[str, Any]:
         """What is trained at present.
 
         Returns:
-            `turn`; `ratio`: share of the blocks' weights; `trained`, `parameters`: numbers over the
-            whole model; `categories`: share by category; `masked_tensors`: how many tensors are
-            trained in part.
+            `stage` and `epoch`; `ratio`: share of the blocks' weights; `trained` and `parameters`:
+            numbers over the whole model; `categories`: share by category; `masked_tensors`: how
+            many tensors are trained in part.
         """
         return dict(self._report)
 
@@ -162,6 +170,11 @@ class HFT(Method):
             blocks(model)
         except UsageError as unfit:
             return str(unfit)
+        if self.redraw == "stage" and not stream.boundaries:
+            return (
+                f"HFT draws another half in every experience, and {stream.name!r} does not tell "
+                "where they end: give redraw='epoch' or 'never'."
+            )
         return super().refusal(stream, model)
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
@@ -170,8 +183,8 @@ class HFT(Method):
         model = self._of() if self._of is not None else None
         if model is None or not self.log:
             return
-        turn, _, digest = self.log[-1]
-        self._set(model, turn)
+        stage, epoch, _, digest = self.log[-1]
+        self._set(model, stage, epoch)
         if self._digest() != digest:
             raise CheckpointError(
                 "The half that HFT draws from this model is not the one in the checkpoint: the "
@@ -180,12 +193,7 @@ class HFT(Method):
 
     # Inside.
 
-    def _turn(self, stage: int, learner: Learner, epoch: int) -> int:
-        if self.redraw == "never":
-            return 0
-        return stage if self.redraw == "stage" else stage * learner.epochs + epoch
-
-    def _set(self, model: nn.Module, turn: int) -> None:
+    def _set(self, model: nn.Module, stage: int, epoch: int) -> None:
         """Draw, and set what is trained."""
         if self._of is None or self._of() is not model:
             _refuse_adapters(model)
@@ -196,8 +204,10 @@ class HFT(Method):
             block: [u for u in units if u.weight.parameter in self._given]
             for block, units in blocks(model).items()
         }
+        turn = epoch if self.redraw == "epoch" else stage
         other = self.complement and turn % 2 == 1
-        seed = f"hft {self.seed} {turn - other}"
+        drawn_at = (stage, epoch - other) if self.redraw == "epoch" else (stage - other, epoch)
+        seed = f"hft {self.seed} {drawn_at}"
         half = draw(anatomy, shapes(model), ratio=self.ratio, level=self.level, seed=seed)
         self.drawn = Half(half.left, half.chosen, 1 - half.ratio) if other else half
         trained = open_masks(named, [part for unit in self.drawn.chosen for part in unit.parts])
@@ -214,9 +224,10 @@ class HFT(Method):
         masks = [(named[name], mask) for name, mask in trained.items() if mask is not True]
         # Masked gradients are zero from the start, so moments need no copy: they stay zero.
         self.updates = MaskedUpdates(masks, freeze_state=False) if masks else None
-        _keep_gradients_flowing(model)
+        self._let_gradients_flow(model)
         self._report = {
-            "turn": turn,
+            "stage": stage,
+            "epoch": epoch,
             "ratio": self.drawn.ratio,
             "trained": _entries(named, self.drawn.chosen) + sum(named[n].numel() for n in drawn),
             "parameters": sum(parameter.numel() for parameter in named.values()),
@@ -224,9 +235,25 @@ class HFT(Method):
             "masked_tensors": len(masks),
         }
 
+    def _let_gradients_flow(self, model: Any) -> None:
+        """Where embeddings are frozen, have the first block's inputs want gradients none the less.
+
+        Checkpointed blocks whose inputs want none get none themselves.
+        """
+        if not _inputs_frozen(model):
+            self._stop_flow(model)
+        elif not getattr(model, "_require_grads_hooks", None):
+            model.enable_input_require_grads()
+            self._flowing = True
+
+    def _stop_flow(self, model: Any) -> None:
+        if self._flowing:
+            model.disable_input_require_grads()
+        self._flowing = False
+
     def _categories(self, named: Mapping[str, nn.Parameter]) -> dict[str, float]:
         units = (*self.drawn.chosen, *self.drawn.left)
-        share = {}
+        share: dict[str, float] = {}
         for category in dict.fromkeys(unit.category for unit in units):
             chosen = [u for u in self.drawn.chosen if u.category == category]
             whole = [u for u in units if u.category == category]
@@ -251,11 +278,10 @@ def _refuse_adapters(model: nn.Module) -> None:
         )
 
 
-def _keep_gradients_flowing(model: Any) -> None:
-    """Let gradients reach the first block under checkpointing, which asks that inputs want them."""
-    if not hasattr(model, "enable_input_require_grads"):
-        return
-    inputs = model.get_input_embeddings()
-    frozen = inputs is not None and not any(p.requires_grad for p in inputs.parameters())
-    if frozen and not getattr(model, "_require_grads_hooks", None):
-        model.enable_input_require_grads()
+def _inputs_frozen(model: Any) -> bool:
+    """Whether a Hugging Face model's input embeddings are not trained."""
+    try:
+        inputs = model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        return False
+    return inputs is not None and not any(p.requires_grad for p in inputs.parameters())
