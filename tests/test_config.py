@@ -55,7 +55,7 @@ def test_whole_numbers_stand_for_fractions() -> None:
         ({"epochs": 0}, "epochs must be at least 1; given: 0."),
         ({"epochs": 2.5}, "epochs must be an integer; given: 2.5."),
         ({"epochs": True}, "epochs must be an integer; given: True."),
-        ({"batch_size": None}, "batch_size must be an integer; given: None."),
+        ({"accumulate": None}, "accumulate must be an integer; given: None."),
         ({"experiences": 0}, "experiences must be at least 1; given: 0."),
         ({"evaluate_every": 0}, "evaluate_every must be at least 1; given: 0."),
         ({"keep_checkpoints": 0}, "keep_checkpoints must be at least 1; given: 0."),

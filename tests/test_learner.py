@@ -426,3 +426,16 @@ def test_a_stream_made_by_hand_is_checked_before_it_is_learned(make_stream: Make
     bad = replace(stream, experiences=[stream[0], part, stream[2]])
     with pytest.raises(DataError, match=r"inputs of experience 1 .*\(first in row 3"):
         Learner(build("mlp(width=8)", bad, seed=0)).learn(bad)
+
+
+def test_an_experience_may_say_how_often_it_is_gone_through(make_stream: MakeStream) -> None:
+    stream = make_stream()
+    given = [None, 0, 3, None][: len(stream)]
+    parts = [replace(e, epochs=epochs) for e, epochs in zip(stream, given, strict=True)]
+    stream = replace(stream, experiences=parts)
+    learner = Learner(build("mlp(width=8)", stream, seed=0), epochs=2, batch_size=8)
+    record = learner.learn(stream)
+    once = [-(-len(experience.train) // 8) for experience in stream]
+    passes = [2 if epochs is None else epochs for epochs in given]
+    assert record.steps == [n * p for n, p in zip(once, passes, strict=True)]
+    assert record.matrix[1] == record.matrix[0], "what is known already is not trained on"

@@ -44,16 +44,21 @@ class Config:
         stream: Spec of the stream, as for `holdfast.streams.build`.
         method: Spec of the method; chained with `+`. Kept in one spelling.
         experiences: Number of experiences; None: the stream's own.
-        model: Spec of the model; None: by the stream's inputs (`holdfast.run.default_model`).
+        model: Spec of the model, or the folder of a language model; None: by the stream's inputs
+            (`holdfast.run.default_model`).
         head: `full`, `growing`, `cosine`, `multi` or `prototype`.
         seed: Of the stream, the initial weights and all random choices.
-        epochs: Passes over each experience; None: 5, or 1 on an online stream.
-        batch_size: Examples that the stream brings a step.
-        lr: Learning rate.
-        optimizer: `sgd`, `adam` or `adamw`.
+        epochs: Passes over each experience; None: 5, or 1 on an online stream and for language.
+        batch_size: Examples that the stream brings to a forward pass; None: 32, or 8 for language.
+        accumulate: Forward passes a step.
+        clip: Largest norm of a step's gradient; None: any, or 1 for language.
+        precision: `float32`, or `bfloat16` in forward passes.
+        lr: Learning rate; None: 0.01, or 5e-4 for language.
+        optimizer: `sgd`, `adam` or `adamw`; None: `sgd`, or `adamw` for language.
         momentum: Of SGD; None: 0.9.
         weight_decay: Of the optimizer.
-        schedule: `constant`, `cosine` or `steps(0.5, factor=0.1)`, within an experience.
+        schedule: `constant`, `cosine` or `steps(0.5, factor=0.1)` by epoch; `warmup_cosine`,
+            `warmup_linear`, `warmup_constant` or `infinite` by update.
         optimizer_state: `reset` or `keep` the optimizer's state between experiences.
         augment: Spec of the augmentation, as for `holdfast.augment.build`; None: none.
         evaluate_every: Steps between scores of continual evaluation; None: none.
@@ -75,15 +80,28 @@ class Config:
     experiences: int | None = setting(
         None, "How many experiences (default: the stream's own).", least=1
     )
-    model: str | None = setting(None, "mlp, cnn or resnet18 (default: by the inputs).")
+    model: str | None = setting(
+        None, "mlp, cnn, resnet18, llama, gpt2 or a checkpoint's folder (default: by the inputs)."
+    )
     head: str = setting("full", "full, growing, cosine, multi or prototype.")
     seed: int = setting(0, "Seed of all random choices.", least=0, below=2**63)
     epochs: int | None = setting(
-        None, "Passes over each experience (default: 5; 1 if online).", least=1
+        None, "Passes over each experience (default: 5; 1 if online or language).", least=1
     )
-    batch_size: int = setting(32, "Examples from the stream a step.", least=1)
-    lr: float = setting(0.01, "Learning rate.", above=0)
-    optimizer: str = setting("sgd", "sgd, adam or adamw.", choices=("sgd", "adam", "adamw"))
+    batch_size: int | None = setting(
+        None, "Examples from the stream a forward pass (default: 32; language 8).", least=1
+    )
+    accumulate: int = setting(1, "Forward passes a step.", least=1)
+    clip: float | None = setting(
+        None, "Largest norm of a step's gradient (default: any; language 1).", above=0
+    )
+    precision: str = setting("float32", "float32 or bfloat16.", choices=("float32", "bfloat16"))
+    lr: float | None = setting(None, "Learning rate (default: 0.01; language 5e-4).", above=0)
+    optimizer: str | None = setting(
+        None,
+        "sgd, adam or adamw (default: sgd; language adamw).",
+        choices=("sgd", "adam", "adamw"),
+    )
     momentum: float | None = setting(None, "Momentum of SGD (default: 0.9).", least=0, below=1)
     weight_decay: float = setting(0.0, "Weight decay.", least=0)
     schedule: str = setting("constant", "constant, cosine or steps(0.5, factor=0.1).")
@@ -102,13 +120,13 @@ class Config:
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             object.__setattr__(self, name, checked(name, value))
-        if self.momentum is not None and self.optimizer != "sgd":
+        if self.momentum is not None and self.optimizer not in (None, "sgd"):
             raise UsageError(
                 f"momentum belongs to sgd; {self.optimizer} has its own. "
                 f"Given: momentum {self.momentum} with {self.optimizer}."
             )
         object.__setattr__(self, "method", "+".join(str(spec) for spec in parse(self.method)))
-        if self.model is not None:
+        if self.model is not None and not is_folder(self.model):
             object.__setattr__(self, "model", str(parse_one(self.model)))
 
     def to_dict(self) -> dict[str, Any]:
@@ -164,6 +182,11 @@ class Config:
             for name in mine
             if mine[name] != theirs[name]
         ]
+
+
+def is_folder(model: str) -> bool:
+    """Whether a model is named by the folder that holds it: a path, or the name of one here."""
+    return bool(model) and ("/" in model or model[0] in ".~" or Path(model).is_dir())
 
 
 SETTINGS = {setting.name: setting for setting in fields(Config)}
@@ -249,4 +272,4 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    return "not set" if value is None else str(value)
+    return "the default" if value is None else str(value)

@@ -67,13 +67,13 @@ def concat(batch: Batch, *others: Batch | None) -> Batch:
 
 def padded(name: str, rows: Tensor, width: int) -> Tensor:
     """Rows of tokens filled up on the right to `width`, as the column `name` asks."""
-    if rows.shape[1] == width:
+    if rows.shape[-1] >= width:
         return rows
-    return F.pad(rows, (0, width - rows.shape[1]), value=PADDING.get(name, 0))
+    return F.pad(rows, (0, width - rows.shape[-1]), value=PADDING.get(name, 0))
 
 
 def _padded(name: str, parts: Sequence[Tensor]) -> list[Tensor]:
-    width = max(part.shape[1] for part in parts)
+    width = max(part.shape[-1] for part in parts)
     return [padded(name, part, width) for part in parts]
 
 

@@ -56,7 +56,7 @@ class Learner:
         pretrained: Whether the model comes knowing something that methods are to keep.
         optimizer_state: `"reset"`: a fresh optimizer for every experience; `"keep"`: one for all.
         schedule: Factor on the learning rate by epoch and number of epochs, within an experience;
-            or a `StepSchedule`, by update.
+            or a `StepSchedule`, by update (`holdfast.optim.stages`).
         augment: Applied to inputs in every training forward pass, replayed examples included.
         evaluate_every: Score the test sets every so many steps (continual evaluation); None: only
             after each experience.
@@ -165,8 +165,12 @@ class Learner:
             while self.index < len(stream):
                 if self.batches is None:
                     self.begin(stream[self.index])
-                self.train(observers)
-                self.end()
+                try:
+                    self.train(observers)
+                    self.end()
+                except BaseException:
+                    self._call("release")
+                    raise
                 for observer in observers:
                     observer.on_experience(self)
         return self.record
@@ -449,7 +453,8 @@ class Learner:
         for part in self.method.parts():
             table = part.select(self, table)
         table = table.to(self.device)
-        self.batches = Batches(table, self.batch_size, self.epochs, self.generator)
+        epochs = self.epochs if experience.epochs is None else experience.epochs
+        self.batches = Batches(table, self.batch_size, epochs, self.generator)
 
     def renew_optimizer(self) -> None:
         """A fresh optimizer, or the old one's state carried over to parameters that have grown."""
@@ -488,15 +493,16 @@ class Learner:
         """Updates that the experience at hand takes."""
         if self.batches is None:
             return 0
-        return -(-self.batches.per_epoch // self.accumulate) * self.epochs
+        return -(-self.batches.per_epoch // self.accumulate) * self.batches.epochs
 
     def _set_learning_rate(self) -> None:
         if isinstance(self.schedule, StepSchedule):
-            factor = self.schedule.factor(self.step, self.planned, self.updates)
+            factor = self.schedule.factor(self.step, self.planned, self.updates, self.index)
         elif self._at_epoch == self.epoch:
             return
         else:
-            factor = self.schedule(self.epoch, self.epochs)
+            assert self.batches is not None
+            factor = self.schedule(self.epoch, self.batches.epochs)
         self._at_epoch = self.epoch
         for group, rate in zip(self.optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = rate * factor

@@ -14,6 +14,7 @@ A `Method` overrides only the points of the step that it needs:
     gradients(learner)                    project, mask, rescale
     step(learner)                         after the optimizer
     end(learner, experience)              consolidate, store, align
+    release(learner)                      take hooks off the model, if training fails before `end`
     predict(learner, batch, outputs)      route, mask, replace
     serving(learner)                      around use: another adapter, averaged weights
 
@@ -24,7 +25,8 @@ alone (never on data, weights or chance), because it is replayed when a checkpoi
 must be repeatable from the method's own state.
 
 The first rows of a batch are always those that the stream brought, in order; they are also in
-`learner.incoming`, as they came. What other methods mix in comes after them. `logits` and `loss`
+`learner.incoming`, as they came. What other methods mix in comes after them. A method that gives up
+some of the stream's rows sets `learner.incoming` to those that remain. `logits` and `loss`
 are given the batch that the model saw, augmented, so that a teacher can be shown the same.
 """
 
@@ -157,6 +159,8 @@ class Method(Remembers):
     def step(self, learner: Learner) -> None: ...
 
     def end(self, learner: Learner, experience: Experience) -> None: ...
+
+    def release(self, learner: Learner) -> None: ...
 
     def predict(self, learner: Learner, batch: Batch, outputs: Tensor) -> Tensor:
         return outputs

@@ -18,17 +18,24 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from torch import nn
 
 from holdfast import augment, catalogue, checkpoint, models, streams
-from holdfast.config import Config, read_json
+from holdfast.config import Config, is_folder, read_json
 from holdfast.errors import CheckpointError, RunError, UsageError
 from holdfast.learner import Learner, Observer
 from holdfast.optim import schedules
 from holdfast.store import Result
 from holdfast.stream import Stream
+
+if TYPE_CHECKING:
+    from holdfast.language.checkpoints import Loaded
+
+LANGUAGE_MODEL = "llama"
+"""Of the zoo: learns streams of language when none is named."""
 
 _OPTIMIZERS: dict[str, Any] = {
     "sgd": torch.optim.SGD,
@@ -110,18 +117,28 @@ def build(config: Config) -> tuple[Learner, Stream]:
     method = catalogue.build(config.method)
     schedule = schedules.build(config.schedule)
     altered = augment.build(config.augment) if config.augment is not None else None
-    stream = streams.build(config.stream, seed=config.seed, experiences=config.experiences)
-    config = resolved(config, stream)
-    model = models.build(str(config.model), stream, head=config.head, seed=config.seed)
+    speaks = streams.is_language(config.stream)
+    model: nn.Module
+    if speaks:
+        model, stream = _language(config)
+        config = resolved(config, stream)
+    else:
+        stream = streams.build(config.stream, seed=config.seed, experiences=config.experiences)
+        config = resolved(config, stream)
+        model = models.build(str(config.model), stream, head=config.head, seed=config.seed)
     options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.optimizer == "sgd":
         options["momentum"] = config.momentum
     learner = Learner(
         model,
         method,
-        optimizer=partial(_OPTIMIZERS[config.optimizer], **options),
+        optimizer=partial(_OPTIMIZERS[str(config.optimizer)], **options),
         epochs=config.epochs or 1,
-        batch_size=config.batch_size,
+        batch_size=config.batch_size or 1,
+        accumulate=config.accumulate,
+        clip=config.clip,
+        precision="bfloat16" if config.precision == "bfloat16" else "float32",
+        pretrained=speaks,
         optimizer_state="keep" if config.optimizer_state == "keep" else "reset",
         schedule=schedule,
         augment=altered,
@@ -135,20 +152,62 @@ def build(config: Config) -> tuple[Learner, Stream]:
 
 def resolved(config: Config, stream: Stream) -> Config:
     """The configuration with what it leaves open settled as the stream suggests."""
+    speaks = stream.scenario == "text"
+    optimizer = config.optimizer or (
+        "sgd" if config.momentum is not None or not speaks else "adamw"
+    )
     return replace(
         config,
         model=config.model or default_model(stream),
-        epochs=config.epochs or (1 if stream.online else 5),
-        momentum=0.9 if config.momentum is None and config.optimizer == "sgd" else config.momentum,
+        epochs=config.epochs or (1 if stream.online or speaks else 5),
+        batch_size=config.batch_size or (8 if speaks else 32),
+        clip=1.0 if config.clip is None and speaks else config.clip,
+        lr=config.lr or (5e-4 if speaks else 0.01),
+        optimizer=optimizer,
+        momentum=0.9 if config.momentum is None and optimizer == "sgd" else config.momentum,
     )
+
+
+def _language(config: Config) -> tuple[nn.Module, Stream]:
+    """The language model of a configuration, and the stream in its tokens."""
+    for name, value, usual in (("head", config.head, "full"), ("augment", config.augment, None)):
+        if value != usual:
+            raise UsageError(f"{name} is for classifiers; {config.stream} is language.")
+    loaded = pretrained(config.model or LANGUAGE_MODEL)
+    stream = streams.build(
+        config.stream, config.seed, config.experiences, tokenizer=loaded.tokenizer
+    )
+    context = getattr(loaded.model.config, "max_position_embeddings", None)
+    if stream.shape and context is not None and stream.shape[0] > context:
+        raise UsageError(
+            f"The rows of {stream.name} have {stream.shape[0]} tokens; the context of "
+            f"{config.model or LANGUAGE_MODEL} is {context}. Give the stream a smaller length."
+        )
+    return loaded.model, stream
+
+
+def pretrained(model: str) -> Loaded:
+    """A language model by its folder, or of the zoo by its spec.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    from holdfast.language import checkpoints
+    from holdfast.models import zoo
+
+    if is_folder(model):
+        return checkpoints.load(model)
+    return checkpoints.load(zoo.folder(zoo.recipe(model)))
 
 
 def default_model(stream: Stream) -> str:
     """The model for a stream when none is named.
 
-    `resnet18` for colour images, `cnn` for images of one channel larger than 32x32, and `mlp` for
-    smaller ones and for everything that is no image.
+    `llama` of the zoo for language, `resnet18` for colour images, `cnn` for images of one channel
+    larger than 32x32, and `mlp` for smaller ones and for everything that is no image.
     """
+    if stream.scenario == "text":
+        return LANGUAGE_MODEL
     if len(stream.shape) != 3:
         return "mlp"
     channels, height, width = stream.shape
@@ -170,6 +229,18 @@ def device(name: str) -> torch.device:
     return torch.device(name)
 
 
+class Keeping(Protocol):
+    """What a run is given, as far as its checkpoints must know it."""
+
+    @property
+    def checkpoint_every(self) -> int | None: ...
+
+    @property
+    def keep_checkpoints(self) -> int: ...
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
 class Checkpoints(Observer):
     """Saves the learner after every experience and every so many steps.
 
@@ -178,7 +249,7 @@ class Checkpoints(Observer):
         config: Of the run; says how often to save and how many to keep, and marks whose they are.
     """
 
-    def __init__(self, folder: Path, config: Config) -> None:
+    def __init__(self, folder: Path, config: Keeping) -> None:
         self.folder, self.config = folder, config
 
     def on_step(self, learner: Learner) -> None:

@@ -35,6 +35,8 @@ class Experience:
         name: For tables and figures.
         sets: Further data by role, for experiences that have more than one (a forget and a retain
             set, a guard set).
+        epochs: Passes over its training data; None: as many as the learner makes. 0: none, for
+            what a pre-trained model knows already.
     """
 
     index: int
@@ -43,6 +45,7 @@ class Experience:
     classes: tuple[int, ...]
     name: str = ""
     sets: Mapping[str, Table] = field(default_factory=dict)
+    epochs: int | None = None
 
 
 @dataclass(frozen=True)

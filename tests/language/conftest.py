@@ -72,6 +72,18 @@ def make_t5() -> Callable[..., Any]:
 
 
 @pytest.fixture
+def save(tmp_path: Path, tokenizer: Any) -> Callable[..., Path]:
+    """Put a model and the tokenizer into a folder."""
+
+    def put(model: Any, name: str, words: Any = tokenizer) -> Path:
+        model.save_pretrained(tmp_path / name)
+        words.save_pretrained(tmp_path / name)
+        return tmp_path / name
+
+    return put
+
+
+@pytest.fixture
 def stories(data_folder: Path) -> Path:
     """The folder of the real pre-trained Llama."""
     folder = data_folder / "weights" / "stories260k"

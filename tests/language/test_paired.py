@@ -67,7 +67,8 @@ def test_nothing_is_significant_where_nothing_differs():
 def test_one_example_gives_no_interval():
     found = paired_bootstrap([1.0], [0.0])
     assert found.value == -1
-    assert math.isnan(found.low) and math.isnan(found.p)
+    assert math.isnan(found.low)
+    assert math.isnan(found.p)
     assert not found.significant
 
 

@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from holdfast.cli import diffing
 from holdfast.cli.options import (
     CONFIG,
     DEBUG,
+    DRY_RUN,
     JOBS,
     JSON,
     LEARNING,
@@ -19,6 +21,8 @@ from holdfast.cli.options import (
     SEEDS,
     STUDY_OUT,
     STUDY_SEEDS,
+    TUNE_OUT,
+    TUNING,
     Given,
     takes,
 )
@@ -77,12 +81,41 @@ def compare(stream: StreamName, methods: MethodNames, given: Given) -> None:
 
 
 @app.command()
+@takes(*TUNING, TUNE_OUT, RESUME, DRY_RUN, JSON, CONFIG, DEBUG)
+def finetune(given: Given) -> None:
+    """Fine-tune a language model, and report what was gained and what was kept."""
+    from holdfast.cli.tuning import tune
+
+    tune(given)
+
+
+@app.command()
 @takes(SEEDS, JOBS, OUT, RESUME, JSON, DEBUG)
 def demo(given: Given) -> None:
     """Compare six methods on handwritten digits, in under a minute."""
     from holdfast.cli.demo import run_demo
 
     run_demo(given)
+
+
+@app.command()
+@takes(*diffing.OPTIONS)
+def diff(
+    base: Annotated[Path, typer.Argument(metavar="BASE", help="Folder of the model before.")],
+    tuned: Annotated[
+        Path, typer.Argument(metavar="TUNED", help="Folder of the model, or adapter, after.")
+    ],
+    given: Given,
+    more: Annotated[
+        list[Path] | None, typer.Argument(metavar="[PATH...]", help="More paths for --on.")
+    ] = None,
+    on: Annotated[
+        list[Path] | None,
+        typer.Option("--on", metavar="PATH", help="File or folder of probe sets; may be repeated."),
+    ] = None,
+) -> None:
+    """Say what a tuned model lost against its base; exit status 3 for a drop."""
+    diffing.run_diff(base, tuned, [*(on or []), *(more or [])], given)
 
 
 @app.command()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,10 @@ import typer
 from holdfast.cli.messages import in_sentences
 from holdfast.config import SETTINGS, Config, kind
 from holdfast.errors import UsageError, unknown
+from holdfast.recipe import SETTINGS as RECIPE
+from holdfast.recipe import Recipe
+
+METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH", bool: "", tuple: "PATH"}
 
 
 @dataclass(frozen=True)
@@ -43,9 +47,11 @@ class Option:
             help=self.help.rstrip(".") + shown + ".",
             show_default=False,
             rich_help_panel=self.panel,
-            metavar={int: "N", float: "X", str: "TEXT", Path: "PATH", bool: ""}[self.type],
+            metavar=METAVARS[self.type],
         )
-        annotation = self.type if self.type is bool else self.type | None
+        annotation: Any = self.type if self.type is bool else self.type | None
+        if self.type is tuple:
+            annotation = list[str] | None
         keyword = inspect.Parameter.KEYWORD_ONLY
         return inspect.Parameter(self.name, keyword, default=info, annotation=annotation)
 
@@ -60,18 +66,60 @@ def _panel(name: str) -> str:
     return "Files and machine" if name in _MACHINE else "Learning"
 
 
-LEARNING = [
-    Option(
-        name,
-        kind(name),
-        field.metadata["help"],
-        "" if field.default is None else str(field.default),
-        _panel(name),
-    )
-    for name, field in SETTINGS.items()
-    if name not in ("stream", "method")
-]
+def options_of(of: type, panel: Callable[[str], str], but: tuple[str, ...] = ()) -> list[Option]:
+    """The settings of a class as options, in their order, but those in `but`."""
+    return [
+        Option(
+            field.name,
+            kind(field.name, of),
+            field.metadata["help"],
+            "" if field.default in (None, "", (), False) else str(field.default),
+            panel(field.name),
+        )
+        for field in fields(of)
+        if field.name not in but
+    ]
+
+
+_DATA = {
+    "fields",
+    "template",
+    "length",
+    "overlong",
+    "pack",
+    "whole",
+    "skip_bad",
+    "limit",
+    "holdout",
+}
+_WHAT = {
+    "model",
+    "data",
+    "test",
+    "method",
+    "guard",
+    "past",
+    "lora",
+    "baseline",
+    "generate",
+    "max_drop",
+}
+_WHERE = {"checkpoint_every", "keep_checkpoints", "device", "trust_remote_code"}
+
+
+def _tuning_panel(name: str) -> str:
+    if name in _WHAT:
+        return "What is learned, and what is kept"
+    if name in _WHERE:
+        return "Files and machine"
+    return "Reading the data" if name in _DATA else "Learning"
+
+
+LEARNING = options_of(Config, _panel, but=("stream", "method"))
 """Every setting of a run but the stream and the method, which are arguments."""
+
+TUNING = options_of(Recipe, _tuning_panel)
+"""Everything that a fine-tuning can be given."""
 
 _FILES = "Files and machine"
 SEEDS = Option("seeds", int, "Number of seeds, from --seed upwards.", "1")
@@ -85,6 +133,8 @@ STUDY_OUT = Option(
 JSON = Option("json", Path, "Also write the results to this file as JSON.", panel=_FILES)
 CONFIG = Option("config", Path, "YAML file with options; the command line wins.", panel=_FILES)
 RESUME = Option("resume", bool, "Go on with what --out holds.", panel=_FILES)
+DRY_RUN = Option("dry_run", bool, "Check everything and tell what is to come.", panel=_FILES)
+TUNE_OUT = Option("out", Path, "Folder for everything.", "runs/MODEL-DATA-TIME", panel=_FILES)
 DEBUG = Option("debug", bool, "Show the traceback of an error.", panel=_FILES)
 
 
@@ -106,6 +156,10 @@ class Given:
         settings = {name: value for name, value in self.values.items() if name in SETTINGS}
         return Config(stream=stream, method=method, **settings)
 
+    def recipe(self) -> Recipe:
+        """The fine-tuning with these options."""
+        return Recipe(**{name: value for name, value in self.values.items() if name in RECIPE})
+
     def command(self, *words: str, **changed: Any) -> str:
         """The command line that gives the same options again, with some changed."""
         parts = ["holdfast", *words]
@@ -113,6 +167,8 @@ class Given:
             flag = "--" + name.replace("_", "-")
             if value is True:
                 parts.append(flag)
+            elif isinstance(value, (list, tuple)):
+                parts += [word for item in value for word in (flag, str(item))]
             elif value is not None and value is not False:
                 parts += [flag, str(value)]
         return shlex.join(parts)
@@ -128,7 +184,7 @@ def takes(*options: Option) -> Callable[[Callable[..., None]], Callable[..., Non
         def wrapper(**arguments: Any) -> None:
             with in_sentences(arguments.get("debug", False)):
                 own = {name: arguments.pop(name) for name in own_names}
-                values = {n: v for n, v in arguments.items() if v is not None and v is not False}
+                values = {n: v for n, v in arguments.items() if not _silent(v)}
                 path = values.pop("config", None)
                 debug = values.pop("debug", False)
                 if path is not None:
@@ -145,6 +201,11 @@ def takes(*options: Option) -> Callable[[Callable[..., None]], Callable[..., Non
         return wrapper
 
     return decorate
+
+
+def _silent(value: Any) -> bool:
+    """Whether an option was not given."""
+    return value is None or value is False or value == []
 
 
 def from_yaml(path: Path, options: tuple[Option, ...]) -> dict[str, Any]:
@@ -182,6 +243,8 @@ def from_yaml(path: Path, options: tuple[Option, ...]) -> dict[str, Any]:
 
 def _typed(option: Option, value: Any, path: Path) -> Any:
     """A YAML value as the option's type; YAML reads 1e-3, which has no point, as text."""
+    if option.type is tuple:
+        return [value] if isinstance(value, str) else value  # the recipe checks what is in it
     if option.type is Path and isinstance(value, str):
         return Path(value)
     if option.type is float and isinstance(value, (int, str)) and not isinstance(value, bool):

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.data import Batch, size
-from holdfast.engines.passes import Share, refuse_other_rows, split
-from holdfast.engines.stage import Stage, choose
-from holdfast.errors import CheckpointError, UsageError
+from holdfast.engines.passes import Share
+from holdfast.engines.rows import rows_of
+from holdfast.engines.stage import Stage, choose, compares
+from holdfast.errors import CheckpointError, RunError, UsageError
 from holdfast.evaluation import Record
 from holdfast.method import Method, refuse_unfit
+from holdfast.models import adapters
 from holdfast.objective import Objective
 from holdfast.stream import Experience, Stream
 
@@ -54,6 +56,8 @@ class Bridge:
         self._before = 0  # updates made in earlier experiences
         self._set_up = self.training = False
         self._objective: Objective | None = None
+        self.given_optimizer = trainer.optimizer is not None
+        self.make_optimizer: Callable[[], Any] = trainer.create_optimizer
         self._serving_depth = 0
         self._terms, self._mixes = self.overriding("loss"), self.overriding("batch")
         self._changes, self._after = self.overriding("gradients"), self.overriding("step")
@@ -66,6 +70,12 @@ class Bridge:
     def model(self) -> Any:
         return self.trainer.model
 
+    @model.setter
+    def model(self, model: Any) -> None:
+        """A method has wrapped the model (in an adapter, say): the wrapped one is trained."""
+        self.trainer.model = self.trainer.model_wrapped = model
+        self.trainer.callback_handler.model = model
+
     @property
     def optimizer(self) -> Any:
         """The optimizer itself, out of what Accelerate wraps around it."""
@@ -75,9 +85,11 @@ class Bridge:
     def objective(self) -> Objective:
         """What the model is asked, for methods that ask it themselves."""
         if self._objective is None:
+            from holdfast.engines.pairs import Pairs
             from holdfast.language.objective import objective_of
 
-            self._objective = objective_of(self.trainer.model)
+            pairs = compares(self.trainer)
+            self._objective = Pairs() if pairs else objective_of(self.trainer.model)
         return self._objective
 
     @property
@@ -92,15 +104,15 @@ class Bridge:
 
     @property
     def batch_size(self) -> int:
-        """Rows of one pass, on this process; a batch without padding is one long row."""
+        """Rows of one pass, on this process; packed examples are counted as they come."""
         if getattr(self.trainer, "padding_free", False):
-            return 1
+            return self.stream_rows
         return int(self.trainer._train_batch_size)
 
     @property
     def stream_rows(self) -> int:
         """How many rows of the present batch came from the trainer's data; they are its first."""
-        return size(self.incoming)
+        return size(self.incoming) if self.incoming else 0
 
     @property
     def step(self) -> int:
@@ -116,6 +128,15 @@ class Bridge:
     def batches(self) -> range:
         """As long as the updates planned for this experience."""
         return range(self.trainer.state.max_steps)
+
+    @property
+    def planned(self) -> int:
+        """Updates that the experience at hand takes."""
+        return int(self.trainer.state.max_steps)
+
+    @property
+    def accumulate(self) -> int:
+        return int(self.trainer.args.gradient_accumulation_steps)
 
     @property
     def epoch(self) -> int:
@@ -150,6 +171,31 @@ class Bridge:
             return [self.trainer.accelerator.reduce(g, reduction="mean") for g in found]
         return list(found)
 
+    def renew_optimizer(self) -> None:
+        """Let the optimizer forget what it holds, and step the parameters that are trained now.
+
+        Raises:
+            UsageError: If the user made the optimizer, or if several processes train together,
+                whose gradients are averaged over the parameters of the start.
+        """
+        self.name_parameters()
+        wrapped = self.trainer.optimizer
+        if wrapped is None:
+            return
+        if self.given_optimizer or self.trainer.accelerator.num_processes > 1:
+            raise UsageError(
+                "Which parameters are trained cannot change within an experience where several "
+                "processes train together, or where the trainer was given an optimizer."
+            )
+        held, self.trainer.optimizer = self.optimizer, None
+        try:
+            fresh = self.make_optimizer()
+        finally:
+            self.trainer.optimizer = wrapped
+        for group, anew in zip(held.param_groups, fresh.param_groups, strict=True):
+            group["params"] = anew["params"]  # the schedule goes on, which holds these groups
+        held.state.clear()
+
     def note(self, **values: Any) -> None:
         """Write numbers down: what a method found, by experience and step."""
         self.record.notes.append({"experience": self.index, "step": self.step, **values})
@@ -165,10 +211,10 @@ class Bridge:
             act(self, *arguments)
 
     def meet(self, resume: str | None) -> None:
-        """Before the optimizer is built: set methods up, let them choose what is trained.
+        """Before anything of the trainer's: set methods up, let them choose what is trained.
 
         Args:
-            resume: The trainer's checkpoint to go on from; the model has been loaded from it.
+            resume: The trainer's checkpoint to go on from, from which it will load the model.
         """
         state = self._read(resume) if resume else None
         if state is not None:
@@ -181,12 +227,31 @@ class Bridge:
             refuse_unfit(self.method, self.stream, self.model)
             self.name_parameters()
             self.call("setup")
+            self.name_parameters()
             self._set_up = True
         for stage in self._stages[replayed : self.index + 1]:
             self.call("expand", stage)
         self.name_parameters()
         if state is not None:
             self._restore(state)
+            self.name_parameters()
+
+        self._laid_out = (
+            {name: p.requires_grad for name, p in self.model.named_parameters()},
+            _active(self.model),
+        )
+
+    def settle(self) -> None:
+        """The trainer has loaded a checkpoint: put back what is trained, and what is active.
+
+        Of several adapters a Trainer activates one.
+        """
+        trained, active = self._laid_out
+        if _active(self.model) != active:
+            adapters.activate(self.model, active)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(trained[name])
+        self.name_parameters()
 
     def begin(self) -> None:
         """Before the first update of an experience that was not resumed."""
@@ -199,22 +264,26 @@ class Bridge:
     ) -> Any:
         """The trainer's own loss on what methods mix in, and the methods' terms beside it."""
         trainer = self.trainer
-        self.incoming, beside = split(inputs)
-        batch = self.incoming
+        self.incoming, restore = rows_of(inputs, pairs=compares(trainer))
+        if not self.incoming and (self._mixes or self._reads_outputs):
+            raise UsageError(
+                "Methods know the examples of a batch by its column 'input_ids' or 'labels'; this "
+                f"trainer's batches have {', '.join(inputs)}."
+            )
+        batch = arrived = self.incoming
         for mix in self._mixes:
             batch = mix(self, batch)
-        if batch is not self.incoming:
-            refuse_other_rows(self.incoming, batch, beside)
-        arguments: dict[str, Any] = {"num_items_in_batch": items}
-        seen = dict(batch)  # the trainer may add to its inputs, or take from them
-        share = Share(trainer, self.incoming, batch, items)
-        own_outputs = self._reads_outputs and not _fused(trainer)
-        if own_outputs:
-            loss, answer = original(model, {**seen, **beside}, return_outputs=True, **arguments)
+        if batch is not arrived:
+            inputs = restore(batch)
+        share = Share(trainer, arrived, batch, items)
+        outputs = None
+        if self._reads_outputs and not _fused(trainer):
+            loss, answer = original(model, inputs, return_outputs=True, num_items_in_batch=items)
             outputs = answer["logits"] if isinstance(answer, dict) else answer[1]
         else:
-            loss = original(model, {**seen, **beside}, **arguments)
-            outputs = self.forward(batch) if self._reads_outputs else None
+            loss = original(model, inputs, num_items_in_batch=items)
+            if self._reads_outputs:
+                outputs = self.forward(batch)
 
         def terms(mean: Tensor) -> Tensor:
             for term in self._terms:
@@ -234,7 +303,12 @@ class Bridge:
             after(self)
 
     def end(self) -> None:
-        """Training has ended: let methods consolidate, and get ready for the next call."""
+        """Training has ended: let methods consolidate, and get ready for the next call.
+
+        Raises:
+            RunError: If several processes trained together and their weights are not the same.
+        """
+        self._agree()
         self.call("end", self.experience)
         self._stages[self.index].forget_tables()
         self._before += self.step
@@ -309,6 +383,19 @@ class Bridge:
         self.generator.set_state(state["generator"])
         self.record = Record.from_dict(state["record"])
 
+    def _agree(self) -> None:
+        """Processes must have drawn alike what changes gradients: see that they did."""
+        if self.trainer.accelerator.num_processes == 1 or not self.parameters:
+            return
+        norms = torch.stack([p.detach().float().norm() for p in self.parameters])
+        every = self.trainer.accelerator.gather(norms).view(-1, len(norms))
+        if not torch.allclose(every, every[:1].expand_as(every), rtol=1e-4, equal_nan=True):
+            raise RunError(
+                "The processes' weights have drifted apart: a method changed gradients or weights "
+                "differently in each. What all must draw alike is drawn from `learner.seed`, not "
+                "from `learner.generator`, which each process has its own of."
+            )
+
     def name_parameters(self) -> None:
         """Note which parameters are trained."""
         self.named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
@@ -322,6 +409,11 @@ def state_path(folder: str, process: int) -> Any:
     return Path(folder) / (
         "holdfast.safetensors" if not process else f"holdfast-{process}.safetensors"
     )
+
+
+def _active(model: Any) -> list[str]:
+    """The active adapters of a PEFT model; none of another."""
+    return list(model.active_adapters) if hasattr(model, "get_base_model") else []
 
 
 def _fused(trainer: Any) -> bool:

@@ -1,4 +1,4 @@
-"""One forward pass of a Trainer: the batch as methods see it, and its share of an update.
+"""One forward pass of a Trainer: its share of an update.
 
 Trainer scales losses in two ways. A loss over tokens is divided by the labelled tokens of the whole
 update, on all processes; any other is a mean, divided by the number of passes. Methods are given
@@ -8,45 +8,13 @@ penalty counts once per update, however many passes make one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from holdfast.data import Batch, size
-from holdfast.errors import UsageError
-
-
-def split(inputs: Mapping[str, Any]) -> tuple[Batch, dict[str, Any]]:
-    """The columns of a batch, one row an example, and what comes beside them.
-
-    Raises:
-        UsageError: If no column tells how many examples there are.
-    """
-    ids = inputs.get("input_ids", inputs.get("labels"))
-    if not isinstance(ids, Tensor) or ids.dim() == 0:
-        raise UsageError(
-            "Methods need to know the rows of a batch, from its column 'input_ids' or 'labels'; "
-            f"the trainer's batches have {', '.join(inputs) or 'no columns'}."
-        )
-    rows = len(ids)
-    columns = {
-        name: value
-        for name, value in inputs.items()
-        if isinstance(value, Tensor) and value.dim() and len(value) == rows
-    }
-    beside = {name: value for name, value in inputs.items() if name not in columns}
-    return columns, beside
-
-
-def refuse_other_rows(incoming: Batch, batch: Batch, beside: Mapping[str, Any]) -> None:
-    """Rows that were mixed in have no entry in what comes beside the columns."""
-    if beside and size(batch) != size(incoming):
-        raise UsageError(
-            "Rows cannot be mixed into batches that hold something other than one entry a row: "
-            f"{', '.join(beside)}. Turn padding-free batches off."
-        )
+from holdfast.data import Batch
 
 
 def labelled(batch: Batch, shifted: bool) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from holdfast.data import Batch, Table, concat
-from holdfast.engines.passes import split
+from holdfast.engines.rows import rows_of
 from holdfast.errors import UsageError
 
 
@@ -59,7 +59,7 @@ def read(trainer: Any, dataset: Any, rows: int = 64) -> Table:
     """This process's share of a data set as a table, in order, through the trainer's collator.
 
     Raises:
-        UsageError: If the data set has no length, or no rows.
+        UsageError: If the data set has no length, no rows, or rows of a kind unknown here.
     """
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
         raise UsageError(
@@ -73,9 +73,20 @@ def read(trainer: Any, dataset: Any, rows: int = 64) -> Table:
     dataset, collate = without_unused(trainer, dataset)
     batches: list[Batch] = []
     for start in range(0, len(chosen), rows):
-        columns, _ = split(collate([dataset[i] for i in chosen[start : start + rows]]))
-        batches.append(columns)
+        inputs = collate([dataset[i] for i in chosen[start : start + rows]])
+        batch, _ = rows_of(inputs, pairs=compares(trainer))
+        if not batch:
+            raise UsageError(
+                "A method looks at all training examples, and knows them by a column 'input_ids' "
+                f"or 'labels'; this trainer's batches have {', '.join(inputs)}."
+            )
+        batches.append(batch)
     return Table(concat(batches[0], *batches[1:]))
+
+
+def compares(trainer: Any) -> bool:
+    """Whether the trainer learns from pairs of a chosen and a rejected answer."""
+    return any(cls.__name__ == "DPOTrainer" for cls in type(trainer).__mro__)
 
 
 def without_unused(trainer: Any, dataset: Any) -> tuple[Any, Any]:

@@ -28,6 +28,7 @@ HOOKS = (
     "gradients",
     "step",
     "end",
+    "release",
     "serving",
 )
 """The hooks that act inside a Trainer."""
@@ -129,11 +130,15 @@ def _refuse(trainer: Trainer, method: Method) -> None:
         ),
         (
             changes and ("lomo" in args.optim or "layerwise" in args.optim),
-            f"{args.optim!s} steps before {' and '.join(changes)} could act: use another optimizer",
+            f"{_plain(args.optim)} steps before {' and '.join(changes)} could act: use another",
         ),
     ):
         if hindered:
             raise UsageError(f"Methods cannot act in this trainer; {why}.")
+
+
+def _plain(name: Any) -> str:
+    return str(getattr(name, "value", name))
 
 
 def _speaks(model: Any) -> bool:
@@ -154,16 +159,24 @@ def _without_adapters(model: Any) -> Any:
 
 def _wrap(trainer: Any, bridge: Bridge) -> None:
     """Put the bridge's moments around the trainer's own methods, and nothing else."""
-    call = _Call(given_optimizer=trainer.optimizer is not None)
+    call = _Call()
     train, create_optimizer = trainer.train, trainer.create_optimizer
 
     def train_(resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
-        call.resume, call.met, call.begun = _folder(trainer, resume_from_checkpoint), False, False
-        return train(call.resume, *args, **kwargs)
+        resume = _folder(trainer, resume_from_checkpoint)
+        bridge.meet(resume)
+        # What a stage begins with, a resumed one has behind it.
+        call.resumed = call.begun = resume is not None
+        try:
+            return train(resume, *args, **kwargs)
+        except BaseException:
+            bridge.call("release")
+            raise
 
     def create_optimizer_(*args: Any, **kwargs: Any) -> Any:
-        call.meet(bridge)
-        _renew(trainer, bridge, call.given_optimizer)
+        if call.resumed:
+            bridge.settle()
+        _renew(trainer, bridge)
         return create_optimizer(*args, **kwargs)
 
     trainer.train, trainer.create_optimizer = train_, create_optimizer_
@@ -180,20 +193,13 @@ def _wrap(trainer: Any, bridge: Bridge) -> None:
 class _Call:
     """How far one call of `trainer.train()` has come."""
 
-    given_optimizer: bool
-    resume: str | None = None
-    met: bool = False
+    resumed: bool = False
     begun: bool = False
 
-    def meet(self, bridge: Bridge) -> None:
-        if not self.met:
-            bridge.meet(self.resume)
-            self.met = True
-
     def begin(self, bridge: Bridge) -> None:
-        if not self.begun and self.resume is None:
+        if not self.begun:
+            self.begun = True
             bridge.begin()
-        self.begun = True
 
 
 def _wrap_step(trainer: Any, bridge: Bridge) -> None:
@@ -240,7 +246,6 @@ def _wrap_data(trainer: Any, bridge: Bridge, call: _Call) -> None:
     def get_train_dataloader_() -> Any:
         if not laying_out[0]:
             return get_train_dataloader()
-        call.meet(bridge)
         call.begin(bridge)
         whole = trainer.train_dataset
         trainer.train_dataset = bridge.selected()
@@ -318,15 +323,17 @@ def _folder(trainer: Any, resume: Any) -> str | None:
     return last
 
 
-def _renew(trainer: Any, bridge: Bridge, given: bool) -> None:
+def _renew(trainer: Any, bridge: Bridge) -> None:
     """Let go of an earlier experience's optimizer if other parameters are trained now."""
     if trainer.optimizer is None:
         return
     held = {id(p) for group in bridge.optimizer.param_groups for p in group["params"]}
     trained = {id(p) for p in bridge.parameters}
-    if held == trained or (given and trained <= held):  # what is frozen has no gradient
+    if held == trained or (
+        bridge.given_optimizer and trained <= held
+    ):  # what is frozen has no gradient
         return
-    if given:
+    if bridge.given_optimizer:
         raise UsageError(
             "The methods train parameters that the optimizer given to this trainer does not hold: "
             "let the trainer make its optimizer."

@@ -12,9 +12,9 @@ Segment = tuple[str, bool]
 """A stretch of text, and whether it is to be predicted."""
 
 SIMPLE = (
-    "{{ start }}{% for message in messages %}{{ '### ' + message['role'] + '\n' }}"
-    "{{ message['content'] }}{% if message['role'] == 'assistant' %}{{ end }}{% endif %}"
-    "{{ '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '### assistant\n' }}{% endif %}"
+    "{% for message in messages %}{{ '### ' + message['role'] + '\n' + message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '### assistant\n' }}{% endif %}"
 )
 """The built-in template: a heading with the role, the content, the end token after an answer."""
 
@@ -23,6 +23,9 @@ _MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 def template_of(tokenizer: Any, template: str | None, start: bool) -> str:
     """The Jinja template by which `tokenizer` writes chats.
+
+    A model trained with another than the tokenizer's own is saved with it as
+    `tokenizer.chat_template`, so that it is asked as it was trained.
 
     Args:
         tokenizer: Its own template is used if `template` is None.
@@ -33,10 +36,7 @@ def template_of(tokenizer: Any, template: str | None, start: bool) -> str:
         UsageError: If there is none.
     """
     if template == "simple":
-        begin = repr(tokenizer.bos_token or "") if start else "''"
-        return SIMPLE.replace("start", begin, 1).replace(
-            "end }}", f"{tokenizer.eos_token or ''!r} }}}}"
-        )
+        return ("{{ bos_token }}" if start else "") + SIMPLE
     if template is not None:
         if "{" not in template:
             raise UsageError(

@@ -6,11 +6,6 @@ for, and a folder is written wholly or not at all.
 
 from __future__ import annotations
 
-import os
-import shutil
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,14 +19,14 @@ from holdfast.language.folders import (
     configuration,
     describe,
     existing,
-    first_line,
-    headers,
     is_adapter,
     kind_of,
     refuse_no_tokenizer,
-    weight_files,
 )
 from holdfast.language.memory import advice, estimate_memory, free_memory
+from holdfast.language.quiet import quietly
+from holdfast.language.saving import save
+from holdfast.language.weights import first_line, headers, weight_files
 
 __all__ = [
     "Description",
@@ -65,6 +60,14 @@ class Loaded:
     path: Path
     adapter: bool
 
+    @property
+    def context(self) -> int | None:
+        """Most tokens of a row; None where the model sets no limit."""
+        found: int | None = getattr(
+            self.model.config.get_text_config(), "max_position_embeddings", None
+        )
+        return found
+
 
 def load(
     path: str | Path,
@@ -94,7 +97,7 @@ def load(
     """
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
-    folder = existing(path)
+    folder = existing(path).resolve()  # an adapter saved later remembers it as its base
     adapter = is_adapter(folder)
     body = base_of(folder, base) if adapter else folder
     if base is not None and not adapter:
@@ -102,77 +105,24 @@ def load(
     if adapter:
         stored = headers(weight_files(folder, "adapter_model"))
     model, kind = _load_model(body, dtype, trust_remote_code)
-    home = folder if adapter and _has_tokenizer(folder) else body
-    tokenizer = _load_tokenizer(home, trust_remote_code)
+    tokenizer = load_tokenizer(folder, base=base, trust_remote_code=trust_remote_code)
     if adapter:
         model = _load_adapter(model, folder, body, stored)
     return Loaded(model.to(device).eval(), tokenizer, kind, folder, adapter)
 
 
-def save(model: Any, tokenizer: Any, folder: str | Path, *, replace: bool = False) -> Path:
-    """Write a model, or of a `PeftModel` its adapter, and the tokenizer as an ordinary folder.
-
-    Everything is written beside `folder`, brought to the disk, and then renamed, so that `folder`
-    is never half written.
-
-    Args:
-        model: A transformers model or a `PeftModel`.
-        tokenizer: Its tokenizer.
-        folder: Where to; it must not exist yet, or be empty.
-        replace: Whether an older checkpoint there may be replaced, with all files of its folder.
-
-    Returns:
-        The folder.
+def load_tokenizer(
+    path: str | Path, *, base: str | Path | None = None, trust_remote_code: bool = False
+) -> Any:
+    """The tokenizer that `load` gives for the same folder; an adapter may have its base's.
 
     Raises:
-        UsageError: If something is there and may not be replaced, or is not a checkpoint.
-        CheckpointError: If it cannot be written; what was there before is untouched.
+        UsageError: If there is none, or if it cannot be loaded.
     """
-    target = Path(folder).resolve()
-    _refuse_overwriting(target, replace)
-    new = target.with_name(f".{target.name}.new-{uuid.uuid4().hex}")
-    old = target.with_name(f".{target.name}.old-{uuid.uuid4().hex}")
-    try:
-        new.mkdir(parents=True)
-        with _quietly():
-            if hasattr(model, "peft_config"):
-                # "auto" may ask a server whether the embedding has grown.
-                model.save_pretrained(new, save_embedding_layers=_embedding_trained(model))
-            else:
-                model.save_pretrained(new)
-            tokenizer.save_pretrained(new)
-        for path in (*new.rglob("*"), new):
-            _sync(path)
-        if target.exists():
-            target.rename(old)
-        try:
-            new.rename(target)
-        except OSError:
-            if old.exists():
-                old.rename(target)
-            raise
-        _sync(target.parent)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"Cannot write {folder}: {first_line(error)} What was there before is untouched."
-        ) from error
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
-    return target
-
-
-def _refuse_overwriting(target: Path, replace: bool) -> None:
-    if not target.exists():
-        return
-    if not target.is_dir():
-        raise UsageError(f"{target} is a file; accepted: a folder that does not exist yet.")
-    if not any(target.iterdir()):
-        return
-    if not replace:
-        raise UsageError(f"{target} is not empty, and replace=True was not given.")
-    if not any((target / name).is_file() for name in ("config.json", "adapter_config.json")):
-        raise UsageError(f"{target} is not replaced: it holds something else than a checkpoint.")
+    folder = existing(path)
+    adapter = is_adapter(folder)
+    home = folder if not adapter or _has_tokenizer(folder) else base_of(folder, base)
+    return _load_tokenizer(home, trust_remote_code)
 
 
 def _load_model(folder: Path, dtype: str, trust_remote_code: bool) -> tuple[Any, str]:
@@ -184,7 +134,7 @@ def _load_model(folder: Path, dtype: str, trust_remote_code: bool) -> tuple[Any,
     headers(weight_files(folder, "model"))
     cls: Any = AutoModelForSeq2SeqLM if kind == "seq2seq" else AutoModelForCausalLM
     try:
-        with _quietly():
+        with quietly():
             model, info = cls.from_pretrained(
                 folder,
                 dtype=dtype if dtype == "auto" else getattr(torch, dtype),
@@ -219,7 +169,7 @@ def _load_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
 
     refuse_no_tokenizer(folder)
     try:
-        with _quietly():
+        with quietly():
             tokenizer: Any = AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=trust_remote_code
             )
@@ -238,7 +188,7 @@ def _load_adapter(model: Any, folder: Path, base: Path, stored: dict[str, Any]) 
     from peft import PeftModel, get_peft_model_state_dict
 
     try:
-        with _quietly():
+        with quietly():
             adapted = PeftModel.from_pretrained(
                 model, str(folder), is_trainable=True, local_files_only=True
             )
@@ -265,32 +215,3 @@ def _load_adapter(model: Any, folder: Path, base: Path, stored: dict[str, Any]) 
 
 def _another_base(folder: Path, base: Path, why: str) -> UsageError:
     return UsageError(f"The adapter {folder} does not fit the base {base}: {why}")
-
-
-def _embedding_trained(model: Any) -> bool:
-    embedding = model.get_input_embeddings()
-    return any(parameter.requires_grad for parameter in embedding.parameters())
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Transformers without bars and warnings: what matters is raised as an error by us."""
-    from transformers.utils import logging
-
-    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

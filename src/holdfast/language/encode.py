@@ -39,14 +39,16 @@ def encode(
     overlong: str = "error",
     seq2seq: bool = False,
     bos: bool | None = None,
-    eos: bool = True,
+    eos: bool | None = None,
     separator: str = " ",
 ) -> Encoded:
     """Samples as a table that a language model learns from.
 
-    A text stands between BOS and EOS, so far as `tokens.ends` finds that the model knows them. An
-    answer follows its prompt after `separator`, unless white space is there already, and is ended
-    by EOS. A chat is written by the tokenizer's template, which brings its own such tokens.
+    A text begins with BOS where the model knows it (see `tokens.ends`), and ends with EOS where it
+    does not: one token between two texts is enough, and some models that know BOS have never seen
+    EOS, so that asking for it would drown all other tokens. An answer follows its prompt after
+    `separator`, unless white space is there already, and is ended by EOS. A chat is written by the
+    tokenizer's template, which brings its own such tokens.
 
     Args:
         samples: All of one kind.
@@ -61,7 +63,7 @@ def encode(
             which a prompt loses its beginning, and all else its end; or `"skip"`.
         seq2seq: For an encoder-decoder model: prompts into the encoder, answers as labels.
         bos: Whether a text begins with BOS; None: see `tokens.ends`.
-        eos: Whether a text or an answer ends with EOS.
+        eos: Whether a text or an answer ends with EOS; None: as said above.
         separator: Between a prompt and its answer.
 
     Raises:
@@ -77,7 +79,9 @@ def encode(
         if pack:
             raise UsageError("Packing is for causal models; an encoder-decoder model has no use.")
         return _pairs(samples, kind, tokenizer, length, overlong)
-    around = ends(tokenizer, bos, eos)
+    around = ends(tokenizer, bos, eos is not False)
+    if eos is None and kind == "text" and around.start:
+        around = replace(around, end=())
     written = _written(samples, kind, tokenizer, template, around, separator)
     if kind == "chat":
         around = Ends((), ())
@@ -126,6 +130,7 @@ def prompts(
     tokenizer: Any,
     *,
     template: str | None = None,
+    seq2seq: bool = False,
     bos: bool | None = None,
 ) -> list[list[int]]:
     """The tokens of each sample up to where its (last) answer begins, the same as in training.
@@ -134,13 +139,14 @@ def prompts(
         samples: Prompts or chats, all of one kind.
         tokenizer: Of the model.
         template: As in `encode`.
+        seq2seq: As in `encode`.
         bos: As in `encode`.
 
     Raises:
         UsageError: If the samples are texts, which have no prompt.
     """
     kind = _kind(samples)
-    around = ends(tokenizer, bos, eos=False)
+    around = own_ends(tokenizer) if seq2seq else ends(tokenizer, bos, eos=False)
     if kind == "text":
         raise UsageError(
             "Texts have no prompt to go on from; accepted: prompts with answers, chats."

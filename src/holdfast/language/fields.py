@@ -238,7 +238,7 @@ def _turns(value: Any, name: str, where: str) -> tuple[dict[str, str], ...]:
         role, content = ("role", "content") if "role" in message else ("from", "value")
         said = str(_entry(message, role, at))
         if said not in ROLES:
-            raise unknown("role", said, ROLES, f" ({at})")
+            raise DataError(str(unknown("role", said, ROLES, f" ({at})")))
         parts = message.get(content)
         if isinstance(parts, Sequence) and not isinstance(parts, str):
             if not all(isinstance(p, Mapping) and isinstance(p.get("text"), str) for p in parts):

@@ -6,19 +6,16 @@ are pickled (loading these can run any code), code that came with the checkpoint
 
 from __future__ import annotations
 
-import json
 import math
-import struct
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from holdfast.errors import CheckpointError, UsageError
+from holdfast.errors import UsageError
+from holdfast.language.weights import first_line, headers, read_json, weight_files
 
-_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_BUFFERS = (".attn.bias", ".attn.masked_bias", ".inv_freq")
-"""Endings of tensors that older checkpoints hold beside their parameters."""
+_BUFFERS = (".attn.bias", ".attn.masked_bias", ".inv_freq", "final_logits_bias")
+"""Endings of tensors that checkpoints hold beside their parameters."""
 _VOCABULARIES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -109,7 +106,7 @@ def describe(
     sizes: dict[str, int] = {}
     for entry in counted.values():
         sizes[entry["dtype"]] = sizes.get(entry["dtype"], 0) + math.prod(entry["shape"])
-    heads = int(text.num_attention_heads)
+    heads = int(getattr(text, "num_attention_heads", None) or 1)  # Mamba has none
     width = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
     layers = int(text.num_hidden_layers)
     if kind == "seq2seq":
@@ -152,7 +149,10 @@ def existing(path: str | Path) -> Path:
 
 def is_adapter(folder: Path) -> bool:
     """Whether the folder is of a PEFT adapter."""
-    return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
+    whole = ("model.safetensors", "model.safetensors.index.json")
+    return (folder / "adapter_config.json").is_file() and not any(
+        (folder / name).is_file() for name in whole
+    )
 
 
 def base_of(folder: Path, given: str | Path | None) -> Path:
@@ -162,11 +162,11 @@ def base_of(folder: Path, given: str | Path | None) -> Path:
         UsageError: If it is not on this machine.
     """
     if given is not None:
-        return existing(given)
+        return existing(given).resolve()
     named = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
     for place in (Path(named), folder / named) if named else ():
         if place.is_dir():
-            return place
+            return place.resolve()
     raise UsageError(
         f"The adapter {folder} is for the base {named!r}, which is no folder here; give base= with "
         "the folder of its base."
@@ -232,37 +232,6 @@ def kind_of(config: Any, folder: Path, trust_remote_code: bool) -> tuple[str, st
     return "seq2seq" if seq2seq else "causal", said[0] if said else config.model_type
 
 
-def weight_files(folder: Path, stem: str) -> list[Path]:
-    """The safetensors files of a model (`stem="model"`) or an adapter (`"adapter_model"`).
-
-    Raises:
-        UsageError: If there are none, or pickled ones only.
-        CheckpointError: If some are missing.
-    """
-    index = folder / f"{stem}.safetensors.index.json"
-    if (folder / f"{stem}.safetensors").is_file():
-        return [folder / f"{stem}.safetensors"]
-    if index.is_file():
-        shards = sorted(set(read_json(index).get("weight_map", {}).values()))
-        missing = [name for name in shards if not (folder / name).is_file()]
-        if missing or not shards:
-            raise CheckpointError(
-                f"{folder} lacks {len(missing)} of its {len(shards)} files of weights"
-                f"{': ' + missing[0] if missing else ''}."
-            )
-        return [folder / name for name in shards]
-    pickled = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLED)
-    if pickled:
-        load = "AutoModelForCausalLM.from_pretrained(folder)"
-        raise UsageError(
-            f"{folder} holds pickled weights ({pickled[0]}); loading these can run any code, so "
-            "they are refused. Where you trust them, convert them once: "
-            f"`from transformers import AutoModelForCausalLM` and "
-            f"`{load}.save_pretrained(new_folder)`, which writes {stem}.safetensors."
-        )
-    raise UsageError(f"{folder} is not a model's folder: it has no {stem}.safetensors.")
-
-
 def refuse_no_tokenizer(folder: Path) -> None:
     """Raise `UsageError` if the folder has no vocabulary."""
     if not any((folder / name).is_file() for name in _VOCABULARIES):
@@ -270,54 +239,6 @@ def refuse_no_tokenizer(folder: Path) -> None:
             f"{folder} has no tokenizer (none of {', '.join(_VOCABULARIES)}); save the model's "
             "tokenizer into it with tokenizer.save_pretrained(folder)."
         )
-
-
-def headers(files: Iterable[Path]) -> dict[str, dict[str, Any]]:
-    """Name to dtype and shape of every tensor in safetensors files.
-
-    Raises:
-        CheckpointError: If a file is damaged or cut short.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    for file in files:
-        size = file.stat().st_size
-        try:
-            with file.open("rb") as opened:
-                (length,) = struct.unpack("<Q", opened.read(8))
-                if length > size:
-                    raise ValueError("the header is longer than the file")
-                header = json.loads(opened.read(length))
-            header.pop("__metadata__", None)
-            end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        except (ValueError, struct.error, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{file} is not a safetensors file, or damaged.") from error
-        if 8 + length + end != size:
-            raise CheckpointError(
-                f"{file} is damaged: it has {size} bytes and should have {8 + length + end}."
-            )
-        found |= header
-    return found
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        CheckpointError: If it is none.
-    """
-    try:
-        found = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file} cannot be read as JSON: {error}.") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{file} must hold an object; it holds {type(found).__name__}.")
-    return found
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says first, as the end of a sentence."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip(".: ") + "."
 
 
 def _inner(config: Any) -> int:

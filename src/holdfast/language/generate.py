@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from holdfast.data import Table
 from holdfast.errors import DataError, UsageError, at_least
 from holdfast.evaluation import undisturbed
 
@@ -90,7 +91,7 @@ def sample_tokens(
     seed: int,
     temperature: float = 1.0,
     batch_size: int = 32,
-    begin: int | None = None,
+    begin: int | Tensor | None = None,
 ) -> Tensor:
     """Token rows drawn freely from a causal model: what it would say of itself.
 
@@ -103,7 +104,8 @@ def sample_tokens(
         seed: Of the draws.
         temperature: Divides the logits; above 0.
         batch_size: Rows at a time.
-        begin: The first token of every row; None: the begin token of the model's configuration.
+        begin: The first token of every row, or `[rows]` of them; None: the begin token of the
+            model's configuration.
 
     Returns:
         `[rows, length]` ids on the CPU.
@@ -126,13 +128,14 @@ def sample_tokens(
     context = context_length(model)
     if context is not None and length > context:
         raise UsageError(f"length {length} exceeds the model's context of {context} tokens.")
+    firsts = first if isinstance(first, Tensor) else torch.full((rows,), first)
     drawn = torch.Generator().manual_seed(seed)
     chance = torch.rand(rows, length - 1, generator=drawn, dtype=torch.float64)
-    settings = {"max_new_tokens": length - 1, "pad_token_id": first, "eos_token_id": None}
+    settings = {"max_new_tokens": length - 1, "pad_token_id": int(firsts[0]), "eos_token_id": None}
     parts = []
     with _plainly(model, settings), undisturbed(model, device=model.device):
-        for part in chance.split(batch_size):
-            ids = torch.full((len(part), 1), first, device=model.device)
+        for part, begun in zip(chance.split(batch_size), firsts.split(batch_size), strict=True):
+            ids = begun[:, None].to(model.device)
             parts.append(
                 model.generate(
                     input_ids=ids,
@@ -141,6 +144,36 @@ def sample_tokens(
                 ).cpu()
             )
     return torch.cat(parts)
+
+
+def said_by(model: Any, rows: int, length: int, seed: int, temperature: float = 1.0) -> Table:
+    """Text sampled from a causal model as examples to train on, in place of data nobody has.
+
+    Rows begin with the begin token; a model that names none begins each with a token drawn
+    uniformly from its vocabulary.
+
+    Args:
+        model: A causal model of transformers, or a PEFT model.
+        rows: How many.
+        length: Tokens of each; cut to the model's context.
+        seed: Of the draws.
+        temperature: Divides the logits; above 0.
+
+    Returns:
+        Full rows of `input_ids` and `labels`, on the CPU.
+
+    Source: Liu et al., "LLM-QAT: data-free quantization aware training for large language models"
+    (2023), for first tokens from the vocabulary.
+    """
+    begin = None
+    if model.config.bos_token_id is None:
+        drawn = torch.Generator().manual_seed(seed)
+        begin = torch.randint(model.config.vocab_size, (rows,), generator=drawn)
+    length = min(length, context_length(model) or length)
+    ids = sample_tokens(model, rows, length, seed=seed, temperature=temperature, begin=begin)
+    labels = ids.clone()
+    labels[:, 0] = -100  # nothing comes before it in its row
+    return Table({"input_ids": ids, "labels": labels})
 
 
 def context_length(model: Any) -> int | None:

@@ -13,7 +13,8 @@ from holdfast.language.folders import Description
 STATES = {"adamw": 2, "adam": 2, "momentum": 1, "sgd": 0}
 """Optimizer to the numbers that it keeps for every trained weight."""
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-GIB = 2**30
+LORA_RANK = 16
+"""Of the LoRA that `advice` speaks of, on queries and values."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,9 @@ def estimate(
         raise unknown("dtype", dtype, BYTES)
     size, tokens = BYTES[dtype], batch * length
     hidden, keys, inner = description.hidden, description.key_width, description.inner
-    block = (12 * hidden + 2 * keys + 4 * inner) * tokens * size
+    block = (8 * hidden + 2 * keys + 5 * inner) * tokens * size
+    if description.kind == "seq2seq":  # a bias of attention keeps its matrix
+        block += 5 * description.heads * length * tokens * size
     if checkpointing:
         kept = description.layers * hidden * tokens * size + block
     else:
@@ -78,13 +81,15 @@ def estimate_memory(
     batch * length tokens, L blocks of width h with keys of width k and feed-forward layers of
     width f, and V rows of vocabulary:
 
-        P b  +  T b  +  T b s  +  L n (12 h + 2 k + 4 f) b  +  n V (b + 8)
+        P b  +  T b  +  T b s  +  L n (8 h + 2 k + 5 f) b  +  n V (b + 8)
 
-    which are weights, gradients, optimizer, what backward needs of every block (inputs of its
-    matrices and norms), and the logits with their log-probabilities and gradients in float32. With
-    gradient checkpointing the fourth term is L n h b plus that of one block. It holds for attention
-    that does not keep its matrix (`"sdpa"`), is an upper estimate for gated feed-forward layers,
-    and leaves out what the allocator and the libraries take.
+    which are weights, gradients, optimizer, what backward needs of every block (the inputs of its
+    norms and matrices, queries, keys, values), and the logits with their log-probabilities and
+    gradients in float32. With gradient checkpointing the fourth term is L n h b plus that of one
+    block. A block of Llama needs 4 f, one of GPT-2 with its longer activation function 4.5 f: the
+    5 f is a little more than either. Counted for attention that does not keep its matrix
+    (`"sdpa"` without dropout); of encoder-decoder models, whose attention has a bias, five matrices
+    a head are added. What the allocator and the libraries take is left out.
 
     Args:
         description: Of the model, from `describe`.
@@ -131,7 +136,8 @@ def advice(description: Description, available: int, **settings: Any) -> str | N
     need = estimate_memory(description, **settings)
     if need <= available:
         return None
-    lora = min(16 * description.layers * (3 * description.hidden + description.key_width), need)
+    added = LORA_RANK * description.layers * (3 * description.hidden + description.key_width)
+    lora = min(added, settings["trainable"])
     options: list[str] = []
     for name, change in (
         ("", {}),
@@ -153,9 +159,11 @@ def advice(description: Description, available: int, **settings: Any) -> str | N
         else "neither a smaller batch nor gradient checkpointing nor LoRA would fit: take a "
         "smaller model, shorter rows, bfloat16, or a larger machine."
     )
-    return (
-        f"A step needs about {need / GIB:.1f} GiB, and {available / GIB:.1f} GiB are free; {said}"
-    )
+    return f"A step needs about {_shown(need)} of memory, and {_shown(available)} are free; {said}"
+
+
+def _shown(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
 def _largest(description: Description, available: int, settings: dict[str, Any]) -> int:

@@ -86,9 +86,7 @@ def paired_bootstrap(
     drawn = _resampled(difference, w, resamples, np.random.default_rng(seed))
     low, high = np.quantile(drawn, [0.025, 0.975])
     side = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
-    return Difference(
-        value, float(low), float(high), min(1.0, 2 * (side + 1) / (resamples + 1)), n
-    )
+    return Difference(value, float(low), float(high), min(1.0, 2 * (side + 1) / (resamples + 1)), n)
 
 
 def _resampled(

@@ -9,27 +9,30 @@ give the answer word for word.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from holdfast.errors import DataError, UsageError, at_least
 from holdfast.evaluation import undisturbed
 from holdfast.language import scoring
 from holdfast.language.fields import Sample
 from holdfast.language.generate import context_length, generate
+from holdfast.language.measured import Measured, calibration, joined
 from holdfast.language.questions import Question, Questioner, answer_of, right_choice
 from holdfast.language.reading import Reading, read_questions
 from holdfast.language.records import stream
 
+__all__ = ["Measured", "ProbeSet", "calibration", "measure", "questions_of"]
+
 BLOCK = 1024
 """So many samples are held at a time."""
 
-Floats = NDArray[np.float64]
+SHOWN = 300
+"""Characters of a prompt that are kept."""
 
 
 @dataclass(frozen=True)
@@ -63,63 +66,6 @@ class _File:
 
     def __iter__(self) -> Iterator[Sample]:
         return stream(self.path, fields=self.fields)
-
-
-@dataclass
-class Measured:
-    """What one model makes of a probe set; arrays have one entry per example.
-
-    Attributes:
-        name: Of the set.
-        kind: `"text"`, `"choice"`, `"answer"` (read) or `"generated"`.
-        metric: What `scores` are: `"accuracy"`, `"exact match"`, a metric's name; empty for text.
-        nll: Negative log-probability of what is to be predicted, in nats; of the right answer.
-        tokens: How many tokens that is.
-        sizes: How many bytes of text.
-        where: File and line.
-        scores: From 0 to 1; empty for text.
-        normalised: For choices: accuracy when log-probabilities are divided by the choices' bytes.
-        answers: What was answered; of a wrong one that was read, what comes up to the first token
-            that differs, and "…".
-        expected: What should have been.
-        confidence: Probability that the model gives to its answer, among the choices, or (read) to
-            that much of it as is known; empty where it was generated, and for text.
-    """
-
-    name: str
-    kind: str
-    metric: str
-    nll: Floats
-    tokens: NDArray[np.int64]
-    sizes: NDArray[np.int64]
-    where: list[str]
-    scores: Floats = field(default_factory=lambda: np.empty(0))
-    normalised: Floats = field(default_factory=lambda: np.empty(0))
-    answers: list[str] = field(default_factory=list)
-    expected: list[str] = field(default_factory=list)
-    confidence: Floats = field(default_factory=lambda: np.empty(0))
-
-    def __len__(self) -> int:
-        return len(self.nll)
-
-    @property
-    def loss(self) -> float:
-        """Mean negative log-probability of a token, in nats."""
-        return float(self.nll.sum() / self.tokens.sum())
-
-    @property
-    def perplexity(self) -> float:
-        return float(np.exp(self.loss))
-
-    @property
-    def bits_per_byte(self) -> float:
-        """Loss that does not depend on the tokenizer."""
-        return float(self.nll.sum() / self.sizes.sum() / np.log(2))
-
-    @property
-    def score(self) -> float | None:
-        """The mean score; None for plain text."""
-        return float(self.scores.mean()) if len(self.scores) else None
 
 
 def measure(
@@ -184,35 +130,20 @@ def measure(
             parts.append(part)
     if not parts:
         raise DataError(f"The probe set {probe.name} is empty.")
-    return _joined(parts)
+    return joined(parts)
 
 
-def calibration(confidence: ArrayLike, right: ArrayLike, bins: int = 10) -> float:
-    """Expected calibration error: how far confidence lies from being right, 0 for never.
-
-    Examples are sorted by confidence and cut into bins of equal size, so that none is empty; the
-    mean over bins, weighted by size, of the distance between mean confidence and share right.
-
-    Args:
-        confidence: Probabilities, one an example.
-        right: 0 or 1, one an example.
-        bins: At most; never more than examples.
-
-    Source: Nixon et al., "Measuring calibration in deep learning" (2019): the adaptive variant.
-
-    Example:
-        >>> calibration([0.5, 0.5, 0.9, 0.9], [1, 0, 1, 0], bins=2)
-        0.2
-    """
-    c, r = np.asarray(confidence, dtype=float), np.asarray(right, dtype=float)
-    if c.shape != r.shape or c.ndim != 1 or not len(c):
-        raise UsageError(
-            f"Confidence {c.shape} and right {r.shape} must be equally long lists, not empty."
-        )
-    order = np.argsort(c, kind="stable")
-    parts = np.array_split(order, min(bins, len(c)))
-    gaps = [abs(c[part].mean() - r[part].mean()) * len(part) for part in parts]
-    return float(np.sum(gaps) / len(c))
+def questions_of(
+    model: Any, tokenizer: Any, samples: Sequence[Sample], length: int, template: str | None = None
+) -> list[Question]:
+    """What a model is asked about some samples of one kind, with the right answers alone."""
+    context = context_length(model)
+    seq2seq = bool(model.config.is_encoder_decoder)
+    ask = Questioner(tokenizer, min(length, context or length), seq2seq, template=template)
+    if samples[0].kind == "text":
+        return ask.texts(samples)[0]
+    right = [s.choices[right_choice(s)] if s.choices else answer_of(s) for s in samples]
+    return ask.answers(samples, [[answer] for answer in right])
 
 
 def _kind(sample: Sample, probe: ProbeSet, writes: bool) -> str:
@@ -258,6 +189,7 @@ def _choices(model: Any, ask: Questioner, name: str, block: list[Sample], budget
     part.answers = [sample.choices[i] for sample, i in zip(block, chosen, strict=True)]
     part.expected = [sample.choices[i] for sample, i in zip(block, right, strict=True)]
     part.confidence = np.array(confidence)
+    part.prompts = [_prompt(sample) for sample in block]
     return part
 
 
@@ -270,6 +202,7 @@ def _answers(model: Any, ask: Questioner, name: str, block: list[Sample], budget
     )
     part.scores = found.exact.astype(float)
     part.expected = expected
+    part.prompts = [_prompt(sample) for sample in block]
     part.confidence = np.exp(found.certainty)
     for i, question in enumerate(questions):
         if found.exact[i]:
@@ -301,6 +234,13 @@ def _written(
     return part
 
 
+def _prompt(sample: Sample) -> str:
+    """The end of what is asked: whole prompts of large sets would fill the memory."""
+    if sample.messages is not None:
+        return sample.messages[-2]["content"][-SHOWN:] if len(sample.messages) > 1 else ""
+    return str(sample.prompt)[-SHOWN:]
+
+
 def _measured(
     name: str,
     kind: str,
@@ -312,17 +252,6 @@ def _measured(
     tokens = np.array([len(question.asked) for question in questions])
     sizes = np.array([question.size for question in questions])
     return Measured(name, kind, metric, -found.logprob, tokens, sizes, where)
-
-
-def _joined(parts: list[Measured]) -> Measured:
-    first = parts[0]
-    arrays = ("nll", "tokens", "sizes", "scores", "normalised", "confidence")
-    joined: dict[str, Any] = {
-        name: np.concatenate([getattr(part, name) for part in parts]) for name in arrays
-    }
-    for name in ("where", "answers", "expected"):
-        joined[name] = [entry for part in parts for entry in getattr(part, name)]
-    return Measured(first.name, first.kind, first.metric, **joined)
 
 
 def _blocks(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:

@@ -54,7 +54,7 @@ def read_questions(model: Any, questions: Sequence[Question], budget: int) -> Re
         np.full(count, -1),
         np.zeros(count),
     )
-    for rows in _by_length(questions, budget, seq2seq):
+    for rows in by_length(questions, budget, seq2seq):
         of = [questions[i] for i in rows]
         logits, labels = (_decoded if seq2seq else _continued)(model, of)
         for name, values in _judged(logits, labels, len(of)).items():
@@ -62,7 +62,7 @@ def read_questions(model: Any, questions: Sequence[Question], budget: int) -> Re
     return found
 
 
-def _by_length(questions: Sequence[Question], budget: int, seq2seq: bool) -> Iterator[list[int]]:
+def by_length(questions: Sequence[Question], budget: int, seq2seq: bool) -> Iterator[list[int]]:
     """Row numbers in batches, longest first, so that what does not fit fails at once."""
     lengths = [
         max(len(q.given), len(q.asked)) if seq2seq else len(q.given) + len(q.asked)
@@ -80,22 +80,23 @@ def _by_length(questions: Sequence[Question], budget: int, seq2seq: bool) -> Ite
 
 def _continued(model: Any, questions: Sequence[Question]) -> tuple[Tensor, Tensor]:
     """Logits of a causal model before each label, and labels."""
-    ids, mask = _padded([q.given + q.asked for q in questions], 0, model.device)
-    labels, _ = _padded([[-100] * len(q.given) + q.asked for q in questions], -100, model.device)
+    ids, mask = padded([q.given + q.asked for q in questions], 0, model.device)
+    labels, _ = padded([[-100] * len(q.given) + q.asked for q in questions], -100, model.device)
     logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
     return logits[:, :-1], labels[:, 1:]
 
 
 def _decoded(model: Any, questions: Sequence[Question]) -> tuple[Tensor, Tensor]:
     """Logits of a decoder at each label, and labels."""
-    ids, mask = _padded([q.given for q in questions], 0, model.device)
-    labels, _ = _padded([q.asked for q in questions], -100, model.device)
+    ids, mask = padded([q.given for q in questions], 0, model.device)
+    labels, _ = padded([q.asked for q in questions], -100, model.device)
     return model(input_ids=ids, attention_mask=mask, labels=labels).logits, labels
 
 
-def _padded(
+def padded(
     rows: Sequence[Sequence[int]], value: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
+    """Rows filled up on the right with `value`, and where they have tokens of their own."""
     lengths = torch.tensor([len(row) for row in rows])
     mask = torch.arange(int(lengths.max())) < lengths[:, None]
     padded = torch.full(mask.shape, value)

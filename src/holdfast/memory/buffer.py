@@ -181,9 +181,9 @@ def _fitted(name: str, rows: Tensor, held: Tensor) -> Tensor:
 
 def _wide(name: str, rows: Tensor, like: Tensor) -> Tensor:
     """Rows padded to the width of `like`: tokens as their column asks, numbers with NaN."""
+    if name in SEQUENCES:
+        return padded(name, rows, like.shape[-1])
     missing = like.shape[1] - rows.shape[1] if rows.dim() > 1 else 0
     if missing <= 0:
         return rows
-    if name in SEQUENCES:
-        return padded(name, rows, like.shape[1])
     return torch.cat([rows, rows.new_full((len(rows), missing, *rows.shape[2:]), torch.nan)], 1)

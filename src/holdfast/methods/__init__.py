@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from holdfast.methods.adapter.o_lora import OLoRA
     from holdfast.methods.bounds.cumulative import Cumulative
     from holdfast.methods.bounds.finetune import Finetune
+    from holdfast.methods.bounds.guard import Guard
     from holdfast.methods.bounds.joint import Joint
     from holdfast.methods.correction.wa import WA
     from holdfast.methods.distillation.lwf import LwF
@@ -27,20 +28,28 @@ if TYPE_CHECKING:
     from holdfast.methods.replay.der import DER, DERpp
     from holdfast.methods.replay.er import ER
     from holdfast.methods.replay.icarl import ICaRL
+    from holdfast.methods.replay.replay import Replay
+    from holdfast.methods.schedule.dmt import DMT
+    from holdfast.methods.selection.grads import GrADS
     from holdfast.methods.sparse.hft import HFT
+    from holdfast.methods.sparse.migu import MIGU
 
 __all__ = [
     "AGEM",
     "DER",
+    "DMT",
     "ER",
     "EWC",
     "HFT",
     "L2",
+    "MIGU",
     "NCM",
     "WA",
     "Cumulative",
     "DERpp",
     "Finetune",
+    "GrADS",
+    "Guard",
     "ICaRL",
     "ILoRA",
     "Joint",
@@ -48,6 +57,7 @@ __all__ = [
     "LwF",
     "OLoRA",
     "OnlineEWC",
+    "Replay",
 ]
 
 

@@ -34,6 +34,8 @@ class Snapshot(nn.Module):
     def take(self) -> None:
         """Copy the model as it is now."""
         self.model = deepcopy(self._like()).requires_grad_(False).eval()
+        for part in self.model.modules():  # a `forward` that a library put on the original, bound
+            part.__dict__.pop("forward", None)  # to it, would answer for the original
 
     def train(self, mode: bool = True) -> Snapshot:
         return self

@@ -1,13 +1,23 @@
-"""Learning-rate schedules in closed form: a factor from the epoch alone, hence resumable."""
+"""Learning-rate schedules in closed form: a factor from where training is, hence resumable.
+
+By epoch: `constant`, `cosine` and `steps`. By update: those of `optim.stages`, which say how every
+experience of a life is warmed up and decayed.
+"""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING
 
-from holdfast.errors import UsageError
-from holdfast.spec import parse_one
+from holdfast.errors import UsageError, unknown
+from holdfast.spec import Spec, bind, parse_one
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LambdaLR
 
 Schedule = Callable[[int, int], float]
 """From (epoch, epochs) to a factor on the learning rate."""
@@ -20,13 +30,14 @@ class StepSchedule(ABC):
     """
 
     @abstractmethod
-    def factor(self, update: int, updates: int, life: int) -> float:
+    def factor(self, update: int, updates: int, life: int, stage: int) -> float:
         """The factor at an update.
 
         Args:
             update: Within the experience, from 0.
             updates: In the experience, in all.
             life: Updates made over all experiences.
+            stage: Number of the experience, from 0.
         """
 
     def __call__(self, epoch: int, epochs: int) -> float:
@@ -58,26 +69,95 @@ def steps(*at: float, factor: float = 0.1) -> Schedule:
     return schedule
 
 
+def lambda_lr(
+    optimizer: Optimizer, schedule: StepSchedule, stages: int | Sequence[int]
+) -> LambdaLR:
+    """A schedule as PyTorch's own scheduler, for training loops that want one.
+
+    `Trainer(..., optimizers=(optimizer, lambda_lr(optimizer, schedule, updates)))`.
+
+    Args:
+        optimizer: Whose learning rates are scaled.
+        schedule: By update.
+        stages: Updates of every experience in order, or of the only one. After the last the
+            factor stays where that one ends.
+
+    Raises:
+        UsageError: If a stage has no update.
+
+    Example:
+        >>> import torch
+        >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
+        >>> scheduler = lambda_lr(optimizer, build("warmup_linear(warmup=2)"), 4)
+        >>> rates = []
+        >>> for _ in range(4):
+        ...     rates += scheduler.get_last_lr()
+        ...     optimizer.step(); scheduler.step()
+        >>> rates
+        [0.0, 1.0, 2.0, 1.0]
+    """
+    from torch.optim.lr_scheduler import LambdaLR
+
+    lengths = [stages] if isinstance(stages, int) else list(stages)
+    if not lengths or min(lengths) < 1:
+        raise UsageError(f"Every stage needs at least one update; given: {stages!r}.")
+    ends = list(accumulate(lengths))
+
+    def at(life: int) -> float:
+        stage = next((i for i, end in enumerate(ends) if life < end), len(ends) - 1)
+        within = min(life - (ends[stage] - lengths[stage]), lengths[stage])
+        return schedule.factor(within, lengths[stage], life, stage)
+
+    return LambdaLR(optimizer, at)
+
+
+NAMES = (
+    "constant",
+    "cosine",
+    "steps",
+    "warmup_constant",
+    "warmup_linear",
+    "warmup_cosine",
+    "infinite",
+)
+"""What `build` accepts: the first three go by epoch, the others by update."""
+
+
 def build(text: str) -> Schedule:
-    """A schedule from its spec: `constant`, `cosine` or `steps(0.5, 0.75, factor=0.1)`.
+    """A schedule from its spec, such as `steps(0.5, 0.75, factor=0.1)` or `warmup_cosine`.
 
     Raises:
         UsageError: If there is no such schedule, or if an argument does not fit it.
+
+    Example:
+        >>> build("warmup_cosine(warmup=10, floor=0.1)").factor(10, 100, life=10, stage=0)
+        1.0
     """
     spec = parse_one(text)
     if spec.name in ("constant", "cosine"):
-        schedule = constant if spec.name == "constant" else cosine
         if spec.positional or spec.named:
             raise UsageError(f"The schedule {spec.name!r} takes no arguments; given: {text!r}.")
-        return schedule
+        return constant if spec.name == "constant" else cosine
     if spec.name == "steps":
-        numbers = (*spec.positional, *spec.named.values())
-        if set(spec.named) - {"factor"} or not all(type(n) in (int, float) for n in numbers):
-            raise UsageError(
-                "steps takes fractions of the epochs and a factor, as in "
-                f"steps(0.5, 0.75, factor=0.1); given: {text!r}."
-            )
-        return steps(*spec.positional, **spec.named)
-    raise UsageError(
-        f"There is no schedule {spec.name!r}. Accepted: constant, cosine, steps(0.5, factor=0.1)."
-    )
+        return _steps(spec, text)
+    if spec.name not in NAMES:
+        raise unknown("schedule", spec.name, NAMES)
+    from holdfast.optim import stages
+
+    made: dict[str, Callable[..., StepSchedule]] = {
+        "warmup_constant": stages.warmup_constant,
+        "warmup_linear": stages.warmup_linear,
+        "warmup_cosine": stages.warmup_cosine,
+        "infinite": stages.Infinite,
+    }
+    return made[spec.name](**bind(spec, made[spec.name], "schedule"))
+
+
+def _steps(spec: Spec, text: str) -> Schedule:
+    numbers = (*spec.positional, *spec.named.values())
+    if set(spec.named) - {"factor"} or not all(type(n) in (int, float) for n in numbers):
+        raise UsageError(
+            "steps takes fractions of the epochs and a factor, as in "
+            f"steps(0.5, 0.75, factor=0.1); given: {text!r}."
+        )
+    return steps(*spec.positional, **spec.named)

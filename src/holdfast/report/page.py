@@ -76,15 +76,15 @@ def render(results: Sequence[Result], title: str | None = None) -> str:
     )
     environment.tests["name"] = lambda piece: isinstance(piece, Name)
     environment.filters.update(
-        shortened=shortened, plain=_plain, heading=heading, together=_together, breakable=_breakable
+        shortened=shortened, plain=_plain, heading=heading, together=_together, breakable=breakable
     )
     environment.globals.update(look=figures.look, age_colour=curves.age_colour)
-    return environment.from_string(_asset("page.html.j2")).render(
+    return environment.from_string(asset("page.html.j2")).render(
         title=title or "What was kept: " + ", ".join(c.stream for c in compared),
         sections=sections,
         details=_details(compared),
-        css=Markup(_asset("page.css")),
-        js=Markup(_asset("page.js")),
+        css=Markup(asset("page.css")),
+        js=Markup(asset("page.js")),
         data=Markup(_embedded({"figures": drawings, "copies": copies})),
         plotly=Markup(_plotly()),
     )
@@ -199,7 +199,7 @@ def _together(text: str) -> str:
     return re.sub(r"(?<=\d) (?=[±%]|[kMGTP]?B\b|s\b)|(?<=±) ", "\u00a0", text)
 
 
-def _breakable(text: str) -> Markup:
+def breakable(text: str) -> Markup:
     """The text, escaped, where a line may break after an opening bracket, a comma or a sign."""
     from markupsafe import Markup, escape
 
@@ -221,7 +221,8 @@ def _embedded(value: Any) -> str:
     return text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """A file that lies beside this one."""
     return files("holdfast.report").joinpath(name).read_text("utf-8")
 
 

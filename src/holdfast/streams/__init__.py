@@ -1,6 +1,6 @@
 """Streams by name, from a user's own files, and from data at hand in Python."""
 
-from holdfast.streams.catalogue import Entry, build, entries, entry
+from holdfast.streams.catalogue import Entry, build, entries, entry, is_language
 from holdfast.streams.given import permuted, rotated, split
 
-__all__ = ["Entry", "build", "entries", "entry", "permuted", "rotated", "split"]
+__all__ = ["Entry", "build", "entries", "entry", "is_language", "permuted", "rotated", "split"]

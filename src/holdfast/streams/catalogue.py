@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from holdfast.errors import UsageError, unknown
 from holdfast.spec import Spec, bind, parse_one
 from holdfast.stream import Stream
+from holdfast.streams.language import catalogue as language
 from holdfast.streams.own import read
 from holdfast.streams.recipes import RECIPES
 from holdfast.streams.sources import SOURCES, present
@@ -56,8 +57,8 @@ class Entry:
     Attributes:
         name: As in spec strings; `split:PATH` and its like stand for a user's own data.
         summary: One sentence.
-        scenario: `"class"` or `"domain"`, as it is without arguments.
-        experiences: As many as there are without arguments.
+        scenario: `"class"`, `"domain"` or `"text"`, as it is without arguments.
+        experiences: As many as there are without arguments; 0: as many as one's own data have.
         arguments: Argument to default.
         needs_data: Whether it is found through HOLDFAST_DATA.
         present: Whether it can be built here: its data came with the installation, or are in the
@@ -73,7 +74,15 @@ class Entry:
     present: bool
 
 
-def build(text: str, seed: int = 0, experiences: int | None = None) -> Stream:
+def is_language(text: str) -> bool:
+    """Whether a spec string names a stream of language."""
+    name = re.split(r"[(:]", text.strip(), maxsplit=1)[0].strip()
+    return name in (language.OWN if ":" in text.partition("(")[0] else language.STREAMS)
+
+
+def build(
+    text: str, seed: int = 0, experiences: int | None = None, *, tokenizer: Any = None
+) -> Stream:
     """A stream from a spec string, checked.
 
     Args:
@@ -83,6 +92,7 @@ def build(text: str, seed: int = 0, experiences: int | None = None) -> Stream:
             whole, question marks and all.
         seed: Draws the order of classes, the permutations, and every selection of examples.
         experiences: How many; None: what the spec says, or the stream's default.
+        tokenizer: Of the model that is to learn a stream of language; None: that of the zoo.
 
     Raises:
         UsageError: If a name or an argument does not exist, or if `experiences` contradicts the
@@ -95,9 +105,11 @@ def build(text: str, seed: int = 0, experiences: int | None = None) -> Stream:
         [(0, 1, 2, 3, 4), (5, 6, 7, 8, 9)]
     """
     recipe, colon, path = text.strip().partition(":")
+    if is_language(text):
+        return _build_language(text.strip(), seed, experiences, tokenizer)
     if colon and "(" not in recipe:
         if recipe not in OWN:
-            raise unknown("kind of stream", recipe, OWN)
+            raise unknown("kind of stream", recipe, [*OWN, *language.OWN])
         return _build_own(recipe, path, seed, experiences)
     return _build_named(text, seed, experiences)
 
@@ -128,6 +140,10 @@ def entries() -> Iterator[Entry]:
             needs_data=bool(files),
             present=not files or any(present(file) for file in files),
         )
+    for name, text in language.STREAMS.items():
+        yield _language_entry(name, text)
+    for name, text in language.OWN.items():
+        yield _language_entry(f"{name}:PATH", text)
     for recipe, summary in OWN.items():
         arguments = _defaults(recipe)
         yield Entry(
@@ -149,7 +165,8 @@ def _build_named(text: str, seed: int, experiences: int | None) -> Stream:
         raise
     if spec.name not in STREAMS:
         _refuse_bare_path(text)
-        raise unknown("stream", spec.name, [*STREAMS, *(f"{recipe}:PATH" for recipe in OWN)])
+        own = (f"{recipe}:PATH" for recipe in (*OWN, *language.OWN))
+        raise unknown("stream", spec.name, [*STREAMS, *language.STREAMS, *own])
     named = STREAMS[spec.name]
     # Arguments are checked before any data are read.
     arguments = _arguments(spec, named.recipe, experiences)
@@ -163,9 +180,59 @@ def _build_own(recipe: str, location: str, seed: int, experiences: int | None) -
     path, arguments = _location(recipe, location)
     arguments = _arguments(Spec(recipe, (), arguments), recipe, experiences)
     source = read(path.expanduser(), seed)
-    shown = "&".join(str(Spec("", (), {k: v}))[1:-1] for k, v in arguments.items())
-    name = f"{recipe}:{path}" + (f"?{shown}" if shown else "")
+    name = _own_name(f"{recipe}:{path}", arguments)
     return RECIPES[recipe](source, name, seed, **arguments).validated()
+
+
+def _build_language(text: str, seed: int, experiences: int | None, tokenizer: Any) -> Stream:
+    if tokenizer is None:
+        from holdfast.models import zoo
+
+        tokenizer = zoo.tokenizer()
+    kind, colon, location = text.partition(":")
+    if colon and "(" not in kind:
+        path, given = _location(kind, location)
+        spec, text_stream = Spec(kind, (), given), language.OWN[kind]
+        make: Callable[..., Stream] = partial(text_stream.build, path.expanduser())
+    else:
+        spec = parse_one(text)
+        text_stream = language.STREAMS[spec.name]
+        make = text_stream.build
+    arguments = bind(spec, partial(make, None, "", 0), "stream")
+    if colon and "(" not in kind:
+        name = _own_name(f"{kind}:{path}", arguments)
+    else:
+        name = str(Spec(spec.name, (), arguments))
+    stream = make(tokenizer, name, seed, **arguments).validated()
+    if experiences is None:
+        return stream
+    if not 1 <= experiences <= len(stream):
+        raise UsageError(
+            f"{name} has {len(stream)} experiences, of which the first ones can be taken; "
+            f"given: {experiences}."
+        )
+    return replace(stream, experiences=stream.experiences[:experiences])
+
+
+def _own_name(name: str, arguments: Mapping[str, Any]) -> str:
+    shown = "&".join(str(Spec("", (), {k: v}))[1:-1] for k, v in arguments.items())
+    return name + (f"?{shown}" if shown else "")
+
+
+def _language_entry(name: str, text: language.Text) -> Entry:
+    own = name.endswith(":PATH")
+    parameters = inspect.signature(
+        partial(text.build, None, None, "", 0) if own else partial(text.build, None, "", 0)
+    ).parameters
+    return Entry(
+        name=name,
+        summary=text.summary,
+        scenario="text",
+        experiences=text.experiences,
+        arguments={key: parameter.default for key, parameter in parameters.items()},
+        needs_data=bool(text.files),
+        present=all(present(file) for file in text.files),
+    )
 
 
 def _location(recipe: str, location: str) -> tuple[Path, dict[str, Any]]:

@@ -83,7 +83,14 @@ def small_text(per_experience: int = 40) -> Stream:
     return Stream(
         name="small-text",
         experiences=[
-            Experience(i, table(name, 0, per_experience), table(name, 50, 30), (), name)
+            Experience(
+                i,
+                table(name, 0, per_experience),
+                table(name, 50, 30),
+                (),
+                name,
+                {"guard": table("lambda", 20, 10)},
+            )
             for i, name in enumerate(names)
         ],
         scenario="text",

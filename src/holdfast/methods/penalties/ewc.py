@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from holdfast.data import Batch
+from holdfast.data import Batch, Table
 from holdfast.losses import quadratic_penalty
+from holdfast.memory.known import known
 from holdfast.memory.parameters import ParameterStore
 from holdfast.method import ALL_KINDS, Method, Tags
 from holdfast.optim.fisher import Labels, fisher_diagonal
@@ -29,13 +30,18 @@ class EWC(Method):
     sum_t F^t theta^t / F: their difference does not depend on theta, so gradients are the same
     and memory does not grow.
 
+    A pre-trained model is held from the start, by the Fisher information on the stream's `past` or,
+    where there is none, on text sampled from the model itself; a model that can neither be shown a
+    past nor sampled from is free in its first experience.
+
     Args:
         strength: Weight of the penalty. The step is stable while learning rate times strength times
             the largest importance stays below about 2 (4 with momentum 0.9): small networks have
             larger importances.
         labels: Of the Fisher information: `sampled` from the model, `empirical` (those of the
             data), or `all` classes, exactly.
-        examples: Examples of an experience used to estimate it; None: all.
+        examples: Examples of an experience used to estimate it; None: all, or 256 where the model
+            itself makes them.
     """
 
     tags = Tags(
@@ -46,6 +52,8 @@ class EWC(Method):
         needs=frozenset({"boundaries"}),
         keeps=frozenset({"parameters"}),
     )
+
+    reads_outputs = False
 
     def __init__(
         self, strength: float = 10.0, labels: Labels = "sampled", examples: int | None = None
@@ -60,8 +68,17 @@ class EWC(Method):
         centre, importance = self.centre.get(learner.named), self.importance.get(learner.named)
         return loss + self.strength * quadratic_penalty(learner.parameters, centre, importance)
 
+    def inherit(self, learner: Learner) -> None:
+        past = _inherited(learner, self.examples)
+        if past is not None:
+            self.hold(learner, past)
+
     def end(self, learner: Learner, experience: Experience) -> None:
-        new = fisher_diagonal(learner, experience.train, self.labels, self.examples)
+        self.hold(learner, experience.train)
+
+    def hold(self, learner: Learner, table: Table) -> None:
+        """Hold the weights as they are, as firmly as they matter for a table."""
+        new = fisher_diagonal(learner, table, self.labels, self.examples)
         old, centre = self.importance.get(learner.named), self.centre.get(learner.named)
         total = torch._foreach_add(old, new)
         share = [torch.where(t > 0, n / t, 1.0) for n, t in zip(new, total, strict=True)]
@@ -75,7 +92,8 @@ class OnlineEWC(Method):
 
         loss = loss(B) + strength / 2 sum_i F_i (theta_i - theta*_i)^2,   F <- decay F + F^t
 
-    with theta* the weights after the latest experience.
+    with theta* the weights after the latest experience. A pre-trained model is held from the start,
+    as by `EWC`.
 
     Args:
         strength: Weight of the penalty. The step is stable while learning rate times strength times
@@ -83,7 +101,8 @@ class OnlineEWC(Method):
             larger importances.
         decay: Of earlier experiences' importance; 1 keeps it whole.
         labels: Of the Fisher information, as for `EWC`.
-        examples: Examples of an experience used to estimate it; None: all.
+        examples: Examples of an experience used to estimate it; None: all, or 256 where the model
+            itself makes them.
     """
 
     tags = Tags(
@@ -94,6 +113,8 @@ class OnlineEWC(Method):
         needs=frozenset({"boundaries"}),
         keeps=frozenset({"parameters"}),
     )
+
+    reads_outputs = False
 
     def __init__(
         self,
@@ -112,11 +133,27 @@ class OnlineEWC(Method):
         anchor, importance = self.anchor.get(learner.named), self.importance.get(learner.named)
         return loss + self.strength * quadratic_penalty(learner.parameters, anchor, importance)
 
+    def inherit(self, learner: Learner) -> None:
+        past = _inherited(learner, self.examples)
+        if past is not None:
+            self.hold(learner, past)
+
     def end(self, learner: Learner, experience: Experience) -> None:
-        new = fisher_diagonal(learner, experience.train, self.labels, self.examples)
+        self.hold(learner, experience.train)
+
+    def hold(self, learner: Learner, table: Table) -> None:
+        """Hold the weights as they are, as firmly as they matter for a table."""
+        new = fisher_diagonal(learner, table, self.labels, self.examples)
         old = self.importance.get(learner.named)
         self.importance.put(_named(learner, torch._foreach_add(new, old, alpha=self.decay)))
         self.anchor.put(learner.named)
+
+
+def _inherited(learner: Learner, examples: int | None) -> Table | None:
+    """What a pre-trained model knows, with a note of how many examples tell of it."""
+    past = known(learner, examples)
+    learner.note(inherited_rows=0 if past is None else len(past))
+    return past
 
 
 def _named(learner: Learner, tensors: Sequence[Tensor]) -> list[tuple[str, Tensor]]:

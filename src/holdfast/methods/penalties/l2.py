@@ -37,6 +37,8 @@ class L2(Method):
         keeps=frozenset({"parameters"}),
     )
 
+    reads_outputs = False
+
     def __init__(self, strength: float = 0.1) -> None:
         super().__init__()
         self.strength = strength

@@ -41,11 +41,12 @@ class HFT(Method):
             `"layer"`: whole blocks; `"model"`: matrices, wherever they are.
         redraw: When another half is drawn: `"stage"`: for every experience; `"epoch"`: for every
             pass over it, with a new optimizer; `"never"`.
-        complement: Train exactly the other half in every second turn, instead of drawing anew.
+        complement: Train exactly the other half in every second stage (or epoch), instead of
+            drawing anew.
         embeddings: What lies outside the blocks (embeddings, output layer, last norm): `"train"`,
             `"freeze"` or `"draw"` from them too.
-        seed: Of the draws, which depend on nothing else but the turn: every process of a
-            distributed training, and every resumed one, draws alike.
+        seed: Of the draws, which depend on nothing else but the stage and epoch: every process of
+            a distributed training, and every resumed one, draws alike.
 
     Raises:
         UsageError: If an argument is out of range.
@@ -94,7 +95,7 @@ class HFT(Method):
                 f"complement trains the other half: ratio must be 0.5; given: {ratio}."
             )
         if complement and redraw == "never":
-            raise UsageError("complement changes the half in every turn; redraw is 'never'.")
+            raise UsageError("complement changes the half that is trained; redraw is 'never'.")
         self.ratio, self.level, self.redraw = ratio, level, redraw
         self.complement, self.embeddings, self.seed = complement, embeddings, seed
         self.log: list[list[Any]] = []
@@ -105,18 +106,16 @@ class HFT(Method):
         self._report: dict[str, Any] = {}
 
     def expand(self, learner: Learner, experience: Experience) -> None:
-        self.freeze(learner.model, self._turn(experience.index, learner, 0))
+        self.freeze(learner.model, 0 if self.redraw == "never" else experience.index)
 
     def begin(self, learner: Learner, experience: Experience) -> None:
         learner.note(hft=self.report())
 
     def batch(self, learner: Learner, batch: Batch) -> Batch:
-        if self.redraw == "epoch":
-            turn = self._turn(learner.index, learner, learner.epoch)
-            if turn != self.log[-1][0]:
-                self.freeze(learner.model, turn)
-                learner.renew_optimizer()
-                learner.note(hft=self.report())
+        if self.redraw == "epoch" and self.log[-1][:2] != [learner.index, learner.epoch]:
+            self.freeze(learner.model, learner.index, learner.epoch)
+            learner.renew_optimizer()
+            learner.note(hft=self.report())
         return batch
 
     def gradients(self, learner: Learner) -> None:
@@ -127,7 +126,7 @@ class HFT(Method):
         if self.updates is not None:
             self.updates.after(learner.optimizer)
 
-    def freeze(self, model: nn.Module, turn: int = 0) -> dict[str, Any]:
+    def freeze(self, model: nn.Module, stage: int = 0, epoch: int = 0) -> dict[str, Any]:
         """Draw a half of a model, and leave gradients on for it alone.
 
         For a loop of your own: call it before the optimizer is built and, if `masked_tensors` in
@@ -135,7 +134,8 @@ class HFT(Method):
 
         Args:
             model: Any transformer; what was frozen at the first call stays frozen.
-            turn: Number of the stage (or epoch): which half is drawn.
+            stage: Which half is drawn: another one for every stage,
+            epoch: and for every epoch in it.
 
         Returns:
             As `report`.
@@ -143,17 +143,17 @@ class HFT(Method):
         Raises:
             UsageError: If the model has no transformer blocks or is a PEFT model.
         """
-        self._set(model, turn)
-        self.log.append([turn, self.drawn.ratio, self._digest()])
+        self._set(model, stage, epoch)
+        self.log.append([stage, epoch, self.drawn.ratio, self._digest()])
         return self.report()
 
     def report(self) -> dict[str, Any]:
         """What is trained at present.
 
         Returns:
-            `turn`; `ratio`: share of the blocks' weights; `trained`, `parameters`: numbers over the
-            whole model; `categories`: share by category; `masked_tensors`: how many tensors are
-            trained in part.
+            `stage` and `epoch`; `ratio`: share of the blocks' weights; `trained` and `parameters`:
+            numbers over the whole model; `categories`: share by category; `masked_tensors`: how
+            many tensors are trained in part.
         """
         return dict(self._report)
 
@@ -163,6 +163,11 @@ class HFT(Method):
             blocks(model)
         except UsageError as unfit:
             return str(unfit)
+        if self.redraw == "stage" and not stream.boundaries:
+            return (
+                f"HFT draws another half in every experience, and {stream.name!r} does not tell "
+                "where they end: give redraw='epoch' or 'never'."
+            )
         return super().refusal(stream, model)
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
@@ -171,8 +176,8 @@ class HFT(Method):
         model = self._of() if self._of is not None else None
         if model is None or not self.log:
             return
-        turn, _, digest = self.log[-1]
-        self._set(model, turn)
+        stage, epoch, _, digest = self.log[-1]
+        self._set(model, stage, epoch)
         if self._digest() != digest:
             raise CheckpointError(
                 "The half that HFT draws from this model is not the one in the checkpoint: the "
@@ -181,12 +186,7 @@ class HFT(Method):
 
     # Inside.
 
-    def _turn(self, stage: int, learner: Learner, epoch: int) -> int:
-        if self.redraw == "never":
-            return 0
-        return stage if self.redraw == "stage" else stage * learner.epochs + epoch
-
-    def _set(self, model: nn.Module, turn: int) -> None:
+    def _set(self, model: nn.Module, stage: int, epoch: int) -> None:
         """Draw, and set what is trained."""
         if self._of is None or self._of() is not model:
             _refuse_adapters(model)
@@ -197,8 +197,10 @@ class HFT(Method):
             block: [u for u in units if u.weight.parameter in self._given]
             for block, units in blocks(model).items()
         }
+        turn = epoch if self.redraw == "epoch" else stage
         other = self.complement and turn % 2 == 1
-        seed = f"hft {self.seed} {turn - other}"
+        drawn_at = (stage, epoch - other) if self.redraw == "epoch" else (stage - other, epoch)
+        seed = f"hft {self.seed} {drawn_at}"
         half = draw(anatomy, shapes(model), ratio=self.ratio, level=self.level, seed=seed)
         self.drawn = Half(half.left, half.chosen, 1 - half.ratio) if other else half
         trained = open_masks(named, [part for unit in self.drawn.chosen for part in unit.parts])
@@ -217,7 +219,8 @@ class HFT(Method):
         self.updates = MaskedUpdates(masks, freeze_state=False) if masks else None
         _keep_gradients_flowing(model)
         self._report = {
-            "turn": turn,
+            "stage": stage,
+            "epoch": epoch,
             "ratio": self.drawn.ratio,
             "trained": _entries(named, self.drawn.chosen) + sum(named[n].numel() for n in drawn),
             "parameters": sum(parameter.numel() for parameter in named.values()),

@@ -1,0 +1,1 @@
+"""Streams of language: corpora after one another, and tasks of prompts and answers."""

@@ -1,0 +1,93 @@
+"""Streams of language by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from holdfast.stream import Stream
+from holdfast.streams.language import domains
+from holdfast.streams.language.corpora import corpora
+from holdfast.streams.language.domains import Domain
+
+
+@dataclass(frozen=True)
+class Text:
+    """A stream of language that has a name.
+
+    Attributes:
+        summary: One sentence.
+        experiences: How many; 0 where one's own data decide.
+        build: From tokenizer, name and seed, and for one's own data a path before them, to the
+            stream; its keywords are the arguments of spec strings.
+        files: In HOLDFAST_DATA, of which it needs all.
+    """
+
+    summary: str
+    experiences: int
+    build: Callable[..., Stream]
+    files: tuple[str, ...] = ()
+
+
+def _corpora(
+    read: Callable[[], Sequence[Domain]],
+    tokenizer: Any,
+    name: str,
+    seed: int,
+    *,
+    known: int = 0,
+    length: int = 128,
+    limit: int | None = 2000,
+    test_limit: int | None = 128,
+) -> Stream:
+    return corpora(
+        read(), tokenizer, name, seed,
+        known=known, length=length, limit=limit, test_limit=test_limit,
+    )  # fmt: skip
+
+
+def _own_corpora(
+    path: Path,
+    tokenizer: Any,
+    name: str,
+    seed: int,
+    *,
+    known: int = 0,
+    length: int = 128,
+    limit: int | None = None,
+    test_limit: int | None = None,
+) -> Stream:
+    return corpora(
+        domains.own(path), tokenizer, name, seed,
+        known=known, length=length, limit=limit, test_limit=test_limit,
+    )  # fmt: skip
+
+
+STREAMS: dict[str, Text] = {
+    "docs-code": Text(
+        "Python's documentation, known already, then its standard library's source.",
+        2,
+        partial(_corpora, domains.docs_code, known=1),
+    ),
+    "wikitext-shakespeare": Text(
+        "Articles of an encyclopaedia, then Shakespeare's plays.",
+        2,
+        partial(_corpora, domains.wikitext_shakespeare),
+        (domains.WIKITEXT, domains.WIKITEXT_TEST, domains.SHAKESPEARE),
+    ),
+    "english-german": Text(
+        "English novels, then German ones.",
+        2,
+        partial(_corpora, domains.english_german),
+        (domains.ENGLISH, domains.GERMAN),
+    ),
+}
+"""Name to stream."""
+
+OWN: dict[str, Text] = {
+    "corpora": Text("Your own text: a file or folder for each domain, in order.", 0, _own_corpora),
+}
+"""What `KIND:PATH` does, by kind."""
