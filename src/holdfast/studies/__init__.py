@@ -2,9 +2,8 @@
 
 Example:
     >>> from holdfast import studies
-    >>> [entry.name for entry in studies.entries()]
-    ['continual-pretraining', 'stability-gap', 'weight-aligning']
-    ['dmt', 'grads', 'stability-gap', 'weight-aligning']
+    >>> studies.find("stability-gap").source
+    'De Lange et al., 2023'
 """
 
 from __future__ import annotations
