@@ -3,7 +3,7 @@
 Example:
     >>> from holdfast import studies
     >>> [entry.name for entry in studies.entries()]
-    ['dmt', 'grads', 'stability-gap', 'weight-aligning']
+    ['dmt', 'grads', 'i-lora', 'stability-gap', 'weight-aligning']
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 STUDIES: dict[str, str] = {
     "dmt": "holdfast.studies.dmt",
     "grads": "holdfast.studies.grads",
+    "i-lora": "holdfast.studies.i_lora",
     "stability-gap": "holdfast.studies.stability_gap",
     "weight-aligning": "holdfast.studies.weight_aligning",
 }
