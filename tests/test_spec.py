@@ -53,6 +53,18 @@ def test_words_are_strings_and_true_false_none_are_not() -> None:
     assert spec.named == {"storage": "herding", "a": True, "b": False, "c": None, "d": "none"}
 
 
+def test_fractions_are_numbers() -> None:
+    spec = parse_one("dmt(k=1/256, share=-1/4, both=[1])")
+    assert spec.named == {"k": 1 / 256, "share": -0.25, "both": [1]}
+    assert parse_one(str(spec)) == spec
+
+
+@pytest.mark.parametrize("text", ["1/0", "1/word", "'a'/2", "true/2", f"{10**400}/1"])
+def test_what_is_no_fraction_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="neither a number, a word"):
+        parse(f"dmt(k={text})")
+
+
 def test_brackets_and_pluses_inside_strings_do_not_count() -> None:
     spec = parse_one("split(path='a)+b(', sizes=[1, (2)])")
     assert spec.named == {"path": "a)+b(", "sizes": [1, 2]}

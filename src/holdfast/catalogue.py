@@ -33,6 +33,8 @@ METHODS: dict[str, str] = {
     "agem": "holdfast.methods.projection.agem:AGEM",
     "ncm": "holdfast.methods.prototypes.ncm:NCM",
     "wa": "holdfast.methods.correction.wa:WA",
+    "grads": "holdfast.methods.selection.grads:GrADS",
+    "dmt": "holdfast.methods.schedule.dmt:DMT",
     "hft": "holdfast.methods.sparse.hft:HFT",
     "migu": "holdfast.methods.sparse.migu:MIGU",
     "lora": "holdfast.methods.adapter.lora:LoRA",

@@ -4,14 +4,16 @@
     split-digits(experiences=5)
     der++(alpha=0.2, beta=0.5)
 
-A spec is a name with optional arguments; `+` joins several. Arguments are Python literals, or
-words (`true`, `false`, `none` and any other word, which is a string), by name or by position.
+A spec is a name with optional arguments; `+` joins several. Arguments are Python literals,
+fractions (`1/256`) or words (`true`, `false`, `none` and any other word, which is a string), by
+name or by position.
 """
 
 from __future__ import annotations
 
 import ast
 import inspect
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -159,12 +161,28 @@ def _arguments(inside: str, whole: str) -> tuple[tuple[Any, ...], dict[str, Any]
 def _value(node: ast.expr, whole: str) -> Any:
     if isinstance(node, ast.Name):
         return _WORDS.get(node.id.lower(), node.id)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+        parts = (_value(node.left, whole), _value(node.right, whole))
+        quotient = _quotient(*parts)
+        if quotient is not None:
+            return quotient
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError) as error:  # TypeError: a list as the key of a dictionary
         raise UsageError(
             f"{ast.unparse(node)!r} in {whole!r} is neither a number, a word, a list nor a string."
         ) from error
+
+
+def _quotient(above: Any, below: Any) -> float | None:
+    """A fraction's value; None where there is none."""
+    if type(above) not in (int, float) or type(below) not in (int, float):
+        return None
+    try:
+        quotient = float(above / below)
+    except (ZeroDivisionError, OverflowError):
+        return None
+    return quotient if math.isfinite(quotient) else None
 
 
 def _show(value: Any) -> str:

@@ -29,12 +29,15 @@ if TYPE_CHECKING:
     from holdfast.methods.replay.er import ER
     from holdfast.methods.replay.icarl import ICaRL
     from holdfast.methods.replay.replay import Replay
+    from holdfast.methods.schedule.dmt import DMT
+    from holdfast.methods.selection.grads import GrADS
     from holdfast.methods.sparse.hft import HFT
     from holdfast.methods.sparse.migu import MIGU
 
 __all__ = [
     "AGEM",
     "DER",
+    "DMT",
     "ER",
     "EWC",
     "HFT",
@@ -45,6 +48,7 @@ __all__ = [
     "Cumulative",
     "DERpp",
     "Finetune",
+    "GrADS",
     "Guard",
     "ICaRL",
     "ILoRA",
