@@ -109,6 +109,18 @@ STREAMS: dict[str, Text] = {
         2,
         partial(_corpora, domains.docs_code, known=1),
     ),
+    "stories-shakespeare": Text(
+        "What a small Llama tells by itself, known already, then Shakespeare's plays.",
+        2,
+        partial(_corpora, domains.stories_shakespeare, known=1),
+        (domains.STORIES, domains.SHAKESPEARE),
+    ),
+    "stories-german": Text(
+        "What a small Llama tells by itself, known already, then German novels.",
+        2,
+        partial(_corpora, domains.stories_german, known=1),
+        (domains.STORIES, domains.GERMAN),
+    ),
     "wikitext-shakespeare": Text(
         "Articles of an encyclopaedia, then Shakespeare's plays.",
         2,
