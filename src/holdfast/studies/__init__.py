@@ -2,8 +2,8 @@
 
 Example:
     >>> from holdfast import studies
-    >>> [entry.name for entry in studies.entries()]
-    ['stability-gap', 'weight-aligning']
+    >>> studies.find("stability-gap").source
+    'De Lange et al., 2023'
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from holdfast.studies.study import Scale, Study, Verdict
 
 STUDIES: dict[str, str] = {
+    "continual-pretraining": "holdfast.studies.continual_pretraining",
+    "dmt": "holdfast.studies.dmt",
+    "grads": "holdfast.studies.grads",
     "stability-gap": "holdfast.studies.stability_gap",
     "weight-aligning": "holdfast.studies.weight_aligning",
 }
@@ -143,5 +146,6 @@ def _scale(found: Study, quick: bool) -> Scale:
 
     if quick:
         return "quick"
-    here = all(any(present(file) for file in SOURCES[name][1]) for name in found.data)
+    files = [SOURCES[name][1] if name in SOURCES else (name,) for name in found.data]
+    here = all(any(map(present, either)) for either in files)
     return "data" if here else "digits"

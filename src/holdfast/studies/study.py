@@ -195,7 +195,8 @@ class Study:
         source: Authors and year.
         claim: In one sentence.
         minutes: What a run with 3 seeds takes on two cores, by scale.
-        data: Names of sources in HOLDFAST_DATA without which it runs on the digits.
+        data: Sources, or files, in HOLDFAST_DATA without which it runs on what ships with the
+            installation.
         arms: From a scale to every arm's settings.
         measure: From an arm's settings and a seed to what the run gave. It runs in another
             process.
