@@ -92,7 +92,7 @@ def test_a_missing_method_is_named() -> None:
 def test_differences_are_named_setting_by_setting() -> None:
     other = replace(CONFIG, lr=0.1, experiences=4)
     assert other.differences(CONFIG) == [
-        "experiences is not set there and 4 here",
+        "experiences is the default there and 4 here",
         "lr is 0.03 there and 0.1 here",
     ]
     assert CONFIG.differences(CONFIG) == []

@@ -180,7 +180,7 @@ def test_another_run_is_not_begun_in_its_folder(tmp_path: Path) -> None:
 
 def test_other_options_are_refused_and_named(tmp_path: Path) -> None:
     run.run(TINY, tmp_path)
-    with pytest.raises(UsageError, match=r"lr is 0\.01 there and 0\.2 here"):
+    with pytest.raises(UsageError, match=r"lr is the default there and 0\.2 here"):
         run.run(replace(TINY, lr=0.2), tmp_path, resume=True)
 
 

@@ -272,4 +272,4 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    return "not set" if value is None else str(value)
+    return "the default" if value is None else str(value)

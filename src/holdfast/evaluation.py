@@ -94,6 +94,24 @@ TOKENS_AT_ONCE = 4096
 """In a forward pass of evaluation: each has an output for every word of the vocabulary."""
 
 
+def mean_loss(learner: Learner, table: Table) -> float:
+    """Mean loss over the predictions that a table asks for, leaving the learner as it was."""
+    rows = _rows_at_once(table)
+    total = torch.zeros((), device=learner.device)
+    count = torch.zeros((), device=learner.device)
+    with learner.serving(), undisturbed(learner.model, learner.method, device=learner.device):
+        for batch in table.to(learner.device).chunks(rows):
+            weight = learner.objective.weight(batch)
+            total += learner.objective.loss(learner.predict(batch), batch) * weight
+            count += weight
+    return float(total / count)
+
+
+def _rows_at_once(table: Table) -> int:
+    width = table["input_ids"].shape[1] if "input_ids" in table else 4
+    return max(1, TOKENS_AT_ONCE // width)
+
+
 class TestSets:
     """All test sets of a stream as one table, scored in one pass.
 
@@ -124,8 +142,7 @@ class TestSets:
             )
         self.sizes = torch.tensor([float(len(table)) for table in tables])
         self.table = Table.concat(tables)
-        width = self.table["input_ids"].shape[1] if "input_ids" in self.table else 4
-        self.rows = rows or max(1, TOKENS_AT_ONCE // width)
+        self.rows = rows or _rows_at_once(self.table)
 
     def subset(self, examples: int, seed: int) -> TestSets:
         """The same with at most so many examples a test set."""

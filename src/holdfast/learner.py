@@ -201,7 +201,7 @@ class Learner:
         if self.pretrained and not self.index:
             self.meter.counted(lambda: self._call("inherit"))
         self.meter.counted(lambda: self._call("begin", experience))
-        self._lay_out(experience)
+        self.lay_out(experience)
         self.step, self.enough, self._at_epoch = 0, False, -1
 
     def expand(self, experience: Experience) -> None:
@@ -421,7 +421,7 @@ class Learner:
         self.updates = state.get("updates", self.meter.steps)
         self.enough, self._at_epoch = state.get("enough", False), -1
         if inside:
-            self._lay_out(stream[self.index])
+            self.lay_out(stream[self.index])
             assert self.batches is not None
             self.batches.load_state_dict(state["batches"])
         self.generator.set_state(state["generator"])
@@ -448,7 +448,7 @@ class Learner:
         self._step, self._predict = overriding("step"), overriding("predict")
         self._fit, self._serving = overriding("fit"), overriding("serving")
 
-    def _lay_out(self, experience: Experience) -> None:
+    def lay_out(self, experience: Experience) -> None:
         table = experience.train
         for part in self.method.parts():
             table = part.select(self, table)

@@ -221,7 +221,7 @@ def test_a_folder_in_use_is_refused(refused: Callable[..., str], call: Call) -> 
     call("run", "split-digits", "er", *FAST, "--out", "o")
     assert "--resume goes on with it" in refused("run", "split-digits", "er", *FAST, "--out", "o")
     sentence = refused("run", "split-digits", "er", *FAST, "--lr", 1, "--out", "o", "--resume")
-    assert "lr is 0.01 there and 1.0 here" in sentence
+    assert "lr is the default there and 1.0 here" in sentence
     assert "holds a single run" in refused("compare", "split-digits", "er", *FAST, "--out", "o")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -316,6 +317,23 @@ def test_fisher_information_is_that_of_our_own_learner(tmp_path: Path) -> None:
     assert distance(found, reference) < 1e-6
 
 
+@pytest.mark.parametrize("form", [lambda past: past, lambda past: Table(collate(past))])
+def test_what_the_model_knows_already_can_be_given(form: Any, tmp_path: Path) -> None:
+    past = texts(5, seed=9)
+    trainer = build(tiny_llama(), texts(8), tmp_path)
+    replay = build_method("replay(fraction=0.5, source=past)")
+    bridge = attach(trainer, replay, past=form(past))
+    trainer.train()
+    known = {tuple(row["input_ids"]) for row in past}
+    stored = bridge.stream.past
+    assert stored is not None
+    rows = zip(stored["input_ids"].tolist(), stored["attention_mask"].sum(1).tolist(), strict=True)
+    assert {tuple(ids[:length]) for ids, length in rows} == known
+    plain = build(tiny_llama(), texts(8), tmp_path)
+    plain.train()
+    assert distance(weights(plain.model), weights(trainer.model)) > 1e-3
+
+
 def test_the_reference_gradient_of_the_bridge_leaves_gradients_alone(tmp_path: Path) -> None:
     trainer, bridge = trained(L2(), tmp_path, texts(4))
     batch = collate(texts(3))
@@ -475,6 +493,32 @@ def test_settings_under_which_methods_cannot_act_are_named(
 ) -> None:
     with pytest.raises(UsageError, match=why):
         attach(build(tiny_llama(), texts(4), tmp_path, **arguments), Rows())
+
+
+@pytest.mark.parametrize(
+    ("owner", "setting", "why"),
+    [
+        ("trainer", "is_fsdp_enabled", "FSDP keeps parameters in pieces"),
+        ("trainer", "is_deepspeed_enabled", "DeepSpeed keeps parameters in pieces"),
+        ("trainer", "model_init", "model_init makes a new model"),
+        ("args", "fp16", "fp16 scales the gradients that Rows works on: use bf16"),
+    ],
+)
+def test_places_where_methods_cannot_act_are_named(
+    owner: str, setting: str, why: str, tmp_path: Path
+) -> None:
+    trainer = build(tiny_llama(), texts(4), tmp_path)
+    setattr(trainer if owner == "trainer" else trainer.args, setting, True)
+    with pytest.raises(UsageError, match=why):
+        attach(trainer, Rows())
+
+
+def test_the_specs_of_the_page_can_be_attached(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "trainer.md").read_text(encoding="utf-8")
+    specs = re.findall(r'attach\(trainer, "([^"]+)"\)', page)
+    assert len(specs) == 2
+    for spec in specs:
+        trained(spec, tmp_path, texts(4), calls=2)
 
 
 def test_an_optimizer_made_by_the_user_may_hold_what_is_frozen(tmp_path: Path) -> None:

@@ -218,7 +218,7 @@ def test_an_answer_beyond_the_choices_is_refused(tmp_path):
         ("a.csv", b"prompt,answer\n1,2,3\n", r"a\.csv:2 does not have 2 fields"),
         ("a.json", b'{"text": "t"}', "holds dict; accepted: a list of records"),
         ("a.json", b'{"text": 1}\n{"text": 2}', r"is not JSON.*\.jsonl"),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "t"}' * 99)[:-9], "cannot be read"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "t"}' * 99, mtime=0)[:-9], "cannot be read"),
         ("a.jsonl.gz", b"not gzip", "cannot be read"),
         ("a.parquet", b"not parquet", "is not a Parquet file"),
         ("a.txt", b" \n", "'text' is empty"),

@@ -61,7 +61,7 @@ def list_streams(name: str | None, as_json: bool) -> None:
         for entry in entries:
             missing = "" if entry.present else " (set HOLDFAST_DATA)"
             table.add_row(
-                entry.name, entry.scenario, str(entry.experiences), entry.summary + missing
+                entry.name, entry.scenario, str(entry.experiences or "any"), entry.summary + missing
             )
         Console().print(table)
         return
@@ -71,8 +71,8 @@ def list_streams(name: str | None, as_json: bool) -> None:
         return
     _paragraph(entry.summary)
     print()
-    _field("scenario", f"{entry.scenario}-incremental")
-    _field("experiences", str(entry.experiences))
+    _field("scenario", KINDS[entry.scenario])
+    _field("experiences", str(entry.experiences or "as many as your data have"))
     if entry.needs_data:
         _field("data", "found" if entry.present else "not found: set HOLDFAST_DATA to their folder")
     _arguments(entry.arguments, {})

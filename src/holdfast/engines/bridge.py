@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from holdfast.data import Batch, size
-from holdfast.engines.passes import Share
-from holdfast.engines.rows import rows_of
-from holdfast.engines.stage import Stage, choose, compares
-from holdfast.errors import CheckpointError, RunError, UsageError
+from holdfast.data import Batch, Table, size
+from holdfast.engines import saved
+from holdfast.engines.stage import Stage, choose, compares, read
+from holdfast.errors import RunError, UsageError
 from holdfast.evaluation import Record
 from holdfast.method import Method, refuse_unfit
 from holdfast.models import adapters
@@ -30,6 +29,7 @@ class Bridge:
         trainer: A `transformers.Trainer` or a subclass.
         method: What acts; a chain for several.
         seed: Of the methods' random choices. Each process draws from its own generator.
+        past: Examples of what the model knows already: a data set or a table.
     """
 
     pretrained = True
@@ -40,29 +40,30 @@ class Bridge:
     known = 0
     old_logits = absent_logits = slice(0)
 
-    def __init__(self, trainer: Any, method: Method, seed: int) -> None:
+    def __init__(self, trainer: Any, method: Method, seed: int, past: Any = None) -> None:
         self.trainer, self.seed = trainer, seed
         self.device: torch.device = trainer.args.device
         self.method = method.to(self.device)
         own = seed + trainer.accelerator.process_index
         self.generator = torch.Generator(self.device).manual_seed(own)
         self.record = Record(scenario="text")
+        self._past = past
         self.incoming: Batch = {}
         self.index = 0
         self.enough = False
         self.named: list[tuple[str, nn.Parameter]] = []
         self.parameters: list[nn.Parameter] = []
         self._stages: list[Stage] = []
-        self._before = 0  # updates made in earlier experiences
+        self.before = 0  # updates made in earlier experiences
         self._set_up = self.training = False
         self._objective: Objective | None = None
         self.given_optimizer = trainer.optimizer is not None
         self.make_optimizer: Callable[[], Any] = trainer.create_optimizer
         self._serving_depth = 0
-        self._terms, self._mixes = self.overriding("loss"), self.overriding("batch")
+        self.terms, self.mixes = self.overriding("loss"), self.overriding("batch")
         self._changes, self._after = self.overriding("gradients"), self.overriding("step")
         acting = [p for p in method.parts() if p.overrides("loss")]
-        self._reads_outputs = any(part.reads_outputs for part in acting)
+        self.reads_outputs = any(part.reads_outputs for part in acting)
 
     # What methods use.
 
@@ -95,8 +96,11 @@ class Bridge:
     @property
     def stream(self) -> Stream:
         """The calls of `trainer.train()` so far."""
+        if self._past is not None and not isinstance(self._past, Table):
+            self._past = read(self.trainer, self._past)
         experiences = cast(list[Experience], self._stages)
-        return Stream(type(self.trainer).__name__, experiences, cast(Any, "text"), 0, ())
+        name = type(self.trainer).__name__
+        return Stream(name, experiences, "text", 0, (), past=self._past)
 
     @property
     def experience(self) -> Experience:
@@ -122,7 +126,7 @@ class Bridge:
     @property
     def updates(self) -> int:
         """Updates over all experiences."""
-        return self._before + self.step
+        return self.before + self.step
 
     @property
     def batches(self) -> range:
@@ -216,9 +220,9 @@ class Bridge:
         Args:
             resume: The trainer's checkpoint to go on from, from which it will load the model.
         """
-        state = self._read(resume) if resume else None
+        state = saved.read(self, resume) if resume else None
         if state is not None:
-            self.index, self._before = state["index"], state["before"]
+            self.index, self.before = state["index"], state["before"]
         self._stages += [Stage(self.trainer, i) for i in range(len(self._stages), self.index + 1)]
         for later in self._stages[self.index :]:
             later.forget_tables()
@@ -233,7 +237,7 @@ class Bridge:
             self.call("expand", stage)
         self.name_parameters()
         if state is not None:
-            self._restore(state)
+            saved.restore(self, state)
             self.name_parameters()
 
         self._laid_out = (
@@ -259,39 +263,6 @@ class Bridge:
             self.call("inherit")
         self.call("begin", self.experience)
 
-    def compute_loss(
-        self, original: Callable[..., Any], model: Any, inputs: Any, items: Any
-    ) -> Any:
-        """The trainer's own loss on what methods mix in, and the methods' terms beside it."""
-        trainer = self.trainer
-        self.incoming, restore = rows_of(inputs, pairs=compares(trainer))
-        if not self.incoming and (self._mixes or self._reads_outputs):
-            raise UsageError(
-                "Methods know the examples of a batch by its column 'input_ids' or 'labels'; this "
-                f"trainer's batches have {', '.join(inputs)}."
-            )
-        batch = arrived = self.incoming
-        for mix in self._mixes:
-            batch = mix(self, batch)
-        if batch is not arrived:
-            inputs = restore(batch)
-        share = Share(trainer, arrived, batch, items)
-        outputs = None
-        if self._reads_outputs and not _fused(trainer):
-            loss, answer = original(model, inputs, return_outputs=True, num_items_in_batch=items)
-            outputs = answer["logits"] if isinstance(answer, dict) else answer[1]
-        else:
-            loss = original(model, inputs, num_items_in_batch=items)
-            if self._reads_outputs:
-                outputs = self.forward(batch)
-
-        def terms(mean: Tensor) -> Tensor:
-            for term in self._terms:
-                mean = term(self, batch, outputs, mean)
-            return mean
-
-        return share.hand_back(loss, terms)
-
     def gradients(self) -> None:
         """An update's gradients are complete, on all processes, and not yet clipped."""
         for change in self._changes:
@@ -311,7 +282,7 @@ class Bridge:
         self._agree()
         self.call("end", self.experience)
         self._stages[self.index].forget_tables()
-        self._before += self.step
+        self.before += self.step
         self.index += 1
         self.training = False
 
@@ -347,42 +318,6 @@ class Bridge:
             )
         return choose(dataset, table["row"])
 
-    # Nothing lost.
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything of this process from which `meet` goes on exactly."""
-        return {
-            "methods": [type(part).__name__ for part in self.method.parts()],
-            "processes": self.trainer.accelerator.num_processes,
-            "index": self.index,
-            "before": self._before,
-            "method": self.method.state_dict(),
-            "generator": self.generator.get_state(),
-            "record": self.record.to_dict(),
-        }
-
-    def _read(self, folder: str) -> Any:
-        from holdfast import checkpoint
-
-        state = checkpoint.load(state_path(folder, self.trainer.accelerator.process_index))
-        names = [type(part).__name__ for part in self.method.parts()]
-        count = self.trainer.accelerator.num_processes
-        for what, was, now in (
-            ("methods", " and ".join(state["methods"]), " and ".join(names)),
-            ("processes", state["processes"], count),
-        ):
-            if was != now:
-                raise CheckpointError(
-                    f"The checkpoint in {folder} is of other {what}: {was}; given now: {now}."
-                )
-        return state
-
-    def _restore(self, state: Mapping[str, Any]) -> None:
-        self.method.load_state_dict(state["method"])
-        self.method.to(self.device)
-        self.generator.set_state(state["generator"])
-        self.record = Record.from_dict(state["record"])
-
     def _agree(self) -> None:
         """Processes must have drawn alike what changes gradients: see that they did."""
         if self.trainer.accelerator.num_processes == 1 or not self.parameters:
@@ -402,20 +337,6 @@ class Bridge:
         self.parameters = [parameter for _, parameter in self.named]
 
 
-def state_path(folder: str, process: int) -> Any:
-    """Where a process keeps the methods' state in a trainer's checkpoint."""
-    from pathlib import Path
-
-    return Path(folder) / (
-        "holdfast.safetensors" if not process else f"holdfast-{process}.safetensors"
-    )
-
-
 def _active(model: Any) -> list[str]:
     """The active adapters of a PEFT model; none of another."""
     return list(model.active_adapters) if hasattr(model, "get_base_model") else []
-
-
-def _fused(trainer: Any) -> bool:
-    """Whether the trainer's loss never makes logits, as TRL's do."""
-    return any(cls.__module__.startswith("trl.") for cls in type(trainer).__mro__)

@@ -1,4 +1,4 @@
-"""One forward pass of a Trainer: its share of an update.
+"""One forward pass of a Trainer, and its share of an update.
 
 Trainer scales losses in two ways. A loss over tokens is divided by the labelled tokens of the whole
 update, on all processes; any other is a mean, divided by the number of passes. Methods are given
@@ -9,12 +9,62 @@ penalty counts once per update, however many passes make one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from holdfast.data import Batch
+from holdfast.engines.rows import rows_of
+from holdfast.engines.stage import compares
+from holdfast.errors import UsageError
+
+if TYPE_CHECKING:
+    from holdfast.engines.bridge import Bridge
+
+
+def loss_of(
+    bridge: Bridge, own: Callable[..., Any], model: Any, inputs: Any, items: Tensor | int | None
+) -> Tensor:
+    """The trainer's own loss on what methods mix in, and the methods' terms beside it.
+
+    Args:
+        bridge: What methods are given.
+        own: The trainer's `compute_loss`.
+        model: As the trainer calls it, wrapped for several processes.
+        inputs: What the trainer's data brought.
+        items: Labelled tokens of the whole update, if the trainer counted them.
+
+    Raises:
+        UsageError: If methods need rows, and nothing tells which there are.
+    """
+    bridge.incoming, restore = rows_of(inputs, pairs=compares(bridge.trainer))
+    if not bridge.incoming and (bridge.mixes or bridge.reads_outputs):
+        raise UsageError(
+            "Methods know the examples of a batch by its column 'input_ids' or 'labels'; this "
+            f"trainer's batches have {', '.join(inputs)}."
+        )
+    batch = arrived = bridge.incoming
+    for mix in bridge.mixes:
+        batch = mix(bridge, batch)
+    if batch is not arrived:
+        inputs = restore(batch)
+    share = Share(bridge.trainer, arrived, batch, items)
+    outputs = None
+    if bridge.reads_outputs and not _fused(bridge.trainer):
+        loss, answer = own(model, inputs, return_outputs=True, num_items_in_batch=items)
+        outputs = answer["logits"] if isinstance(answer, dict) else answer[1]
+    else:
+        loss = own(model, inputs, num_items_in_batch=items)
+        if bridge.reads_outputs:
+            outputs = bridge.forward(batch)
+
+    def terms(mean: Tensor) -> Tensor:
+        for term in bridge.terms:
+            mean = term(bridge, batch, outputs, mean)
+        return mean
+
+    return share.hand_back(loss, terms)
 
 
 def labelled(batch: Batch, shifted: bool) -> Tensor:
@@ -68,3 +118,8 @@ def _scaled(trainer: Any, items: Tensor | int | None) -> bool:
         return bool(told)
     by_items = trainer.model_accepts_loss_kwargs and items is not None
     return bool(by_items or trainer.compute_loss_func is not None)
+
+
+def _fused(trainer: Any) -> bool:
+    """Whether the trainer's loss never makes logits, as TRL's do."""
+    return any(cls.__module__.startswith("trl.") for cls in type(trainer).__mro__)

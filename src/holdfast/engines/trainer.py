@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from holdfast.engines.bridge import Bridge, state_path
+from holdfast.engines import saved
+from holdfast.engines.bridge import Bridge
+from holdfast.engines.passes import loss_of
+from holdfast.engines.refusals import refuse
 from holdfast.errors import UsageError
 from holdfast.method import Method, chain
 
@@ -35,7 +38,11 @@ HOOKS = (
 
 
 def attach(
-    trainer: Trainer, methods: Method | Sequence[Method] | str, *, seed: int | None = None
+    trainer: Trainer,
+    methods: Method | Sequence[Method] | str,
+    *,
+    past: Any = None,
+    seed: int | None = None,
 ) -> Bridge:
     """Let methods act in a Trainer: call it before `trainer.train()`.
 
@@ -47,6 +54,8 @@ def attach(
     Args:
         trainer: A `transformers.Trainer`, or a subclass such as TRL's `SFTTrainer`.
         methods: A method, several (a chain, in that order), or a spec such as `"er+l2(0.01)"`.
+        past: Examples of what the model knows already, where there are any, in the form of the
+            trainer's training data: a data set, or a `Table`.
         seed: Of the methods' random choices; None: the trainer's `args.seed`.
 
     Returns:
@@ -80,9 +89,9 @@ def attach(
             "trainer.train()."
         )
     method = _one(methods)
-    bridge = Bridge(trainer, method, trainer.args.seed if seed is None else seed)
+    bridge = Bridge(trainer, method, trainer.args.seed if seed is None else seed, past)
     if any(part.overrides(hook) for part in method.parts() for hook in HOOKS):
-        _refuse(trainer, method)
+        refuse(trainer, method)
         _wrap(trainer, bridge)
     trainer.holdfast = bridge  # type: ignore[attr-defined]
     return bridge
@@ -103,58 +112,6 @@ def _one(methods: Method | Sequence[Method] | str) -> Method:
                 f"{type(one).__name__}."
             )
     return chain(*given) if given else Method()
-
-
-def _refuse(trainer: Trainer, method: Method) -> None:
-    """Raise for the first reason why the methods could not act in this trainer."""
-    for part in method.parts():
-        for hook, what in (
-            ("fit", "replaces gradient training, which is what a Trainer does"),
-            ("logits", "changes class logits before the loss, which a Trainer computes itself"),
-            ("predict", "decides predictions, which a Trainer takes from the model itself"),
-        ):
-            # Language models have no classes: what methods do to class logits does nothing there.
-            if part.overrides(hook) and not (hook == "logits" and _speaks(trainer.model)):
-                raise UsageError(f"{type(part).__name__} {what}: use holdfast's own learner.")
-    args = trainer.args
-    changes = [type(p).__name__ for p in method.parts() if p.overrides("gradients")]
-    for hindered, why in (
-        (args.n_gpu > 1, "DataParallel copies the model at every step: launch with torchrun"),
-        (trainer.is_deepspeed_enabled, "DeepSpeed keeps parameters in pieces: use DDP"),
-        (trainer.is_fsdp_enabled, "FSDP keeps parameters in pieces: use DDP"),
-        (args.auto_find_batch_size, "auto_find_batch_size trains several times: set a batch size"),
-        (trainer.model_init is not None, "model_init makes a new model at every train(): give one"),
-        (
-            changes and args.fp16,
-            f"fp16 scales the gradients that {' and '.join(changes)} works on: use bf16",
-        ),
-        (
-            changes and ("lomo" in args.optim or "layerwise" in args.optim),
-            f"{_plain(args.optim)} steps before {' and '.join(changes)} could act: use another",
-        ),
-    ):
-        if hindered:
-            raise UsageError(f"Methods cannot act in this trainer; {why}.")
-
-
-def _plain(name: Any) -> str:
-    return str(getattr(name, "value", name))
-
-
-def _speaks(model: Any) -> bool:
-    """Whether the model answers with a distribution over tokens."""
-    from transformers.models.auto import modeling_auto as auto
-
-    names = {cls.__name__ for cls in type(_without_adapters(model)).__mro__}
-    known = (
-        *auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values(),
-        *auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values(),
-    )
-    return not names.isdisjoint(known)
-
-
-def _without_adapters(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _wrap(trainer: Any, bridge: Bridge) -> None:
@@ -220,7 +177,7 @@ def _wrap_step(trainer: Any, bridge: Bridge) -> None:
         model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         if within[0]:
-            return bridge.compute_loss(compute_loss, model, inputs, num_items_in_batch)
+            return loss_of(bridge, compute_loss, model, inputs, num_items_in_batch)
         # An evaluation: what the trainer measures stays its own.
         return compute_loss(
             model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
@@ -281,8 +238,6 @@ def _wrap_serving(trainer: Any, bridge: Bridge) -> None:
 def _callback(trainer: Any, bridge: Bridge, call: _Call) -> TrainerCallback:
     from transformers import TrainerCallback
 
-    from holdfast import checkpoint
-
     class Moments(TrainerCallback):
         """The moments of training that a Trainer tells of."""
 
@@ -300,8 +255,7 @@ def _callback(trainer: Any, bridge: Bridge, call: _Call) -> TrainerCallback:
 
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             folder = f"{trainer._get_output_dir(trial=None)}/checkpoint-{state.global_step}"
-            process = trainer.accelerator.process_index
-            checkpoint.save(state_path(folder, process), bridge.state_dict())
+            saved.write(bridge, folder)
 
         def on_train_end(self, *args: Any, **kwargs: Any) -> None:
             bridge.end()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast.errors import DataError, UsageError, unknown
+from holdfast.errors import DataError, UsageError
 from holdfast.evaluation import undisturbed
 
 PREFERRED = ("acc", "exact_match", "f1", "em", "pass@1", "rougeL", "bleu")
@@ -39,8 +40,10 @@ def check(tasks: Sequence[str]) -> None:
     """
     manager = _manager()
     for name in tasks:
-        if name not in manager.all_tasks:
-            raise unknown("lm-eval task", name, manager.all_tasks)
+        if name not in manager.all_tasks:  # thousands, so they are not listed
+            near = get_close_matches(name, manager.all_tasks, n=3)
+            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            raise UsageError(f"There is no lm-eval task {name!r}.{hint}")
 
 
 def run(

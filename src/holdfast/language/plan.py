@@ -20,7 +20,7 @@ from holdfast.language.probe import ProbeSet
 from holdfast.language.records import Sample, Samples, overlap, read
 from holdfast.language.tokens import ends
 from holdfast.learner import Learner
-from holdfast.method import Method
+from holdfast.method import Method, refuse_unfit
 from holdfast.recipe import Recipe
 from holdfast.stream import Experience, Stream
 
@@ -71,8 +71,10 @@ def method_of(recipe: Recipe, plain: bool = False) -> Method:
     Raises:
         UsageError: If a name or argument does not exist, or the methods cannot be chained.
     """
-    spec = "finetune" if plain else recipe.method
-    return catalogue.build(f"{recipe.lora}+{spec}" if recipe.lora else spec)
+    specs = [recipe.lora, "finetune" if plain else recipe.method]
+    if recipe.guard_limit is not None and not plain:  # first, as its page says
+        specs.insert(0, f"guard(limit={recipe.guard_limit})")
+    return catalogue.build("+".join(spec for spec in specs if spec))
 
 
 def prepare(recipe: Recipe, device: torch.device) -> Plan:
@@ -120,7 +122,7 @@ def prepare(recipe: Recipe, device: torch.device) -> Plan:
                     texts.encode(held[:WATCHED]).table,
                     (),
                     name,
-                    {"guard/" + guard.name: texts.watched(guard) for guard in guards},
+                    {"guard:" + guard.name: texts.watched(guard) for guard in guards},
                 )
             ],
             scenario="text",
@@ -134,6 +136,7 @@ def prepare(recipe: Recipe, device: torch.device) -> Plan:
         guards=guards,
         bad=len(samples.bad),
     )
+    refuse_unfit(method_of(recipe), plan.stream, loaded.model)
     plan.warnings += [*_warnings(plan, samples), *left_out]
     return plan
 

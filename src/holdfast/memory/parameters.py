@@ -45,6 +45,10 @@ class ParameterStore(Remembers):
             self.register_buffer(_key(name), tensor.detach().clone())
         self._asked = None
 
+    def holds(self, name: str) -> bool:
+        """Whether a tensor has been kept under a parameter's name."""
+        return self._buffers.get(_key(name)) is not None
+
     def get(self, named: Sequence[tuple[str, Tensor]]) -> list[Tensor]:
         """The tensors kept for these parameters, in order, in the parameters' present shapes.
 

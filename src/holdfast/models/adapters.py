@@ -148,6 +148,7 @@ def adapted(model: Any, rank: int, alpha: float, dropout: float, wanted: str, se
         lora_alpha=_plain(alpha),
         lora_dropout=dropout,
         target_modules=targets(model, wanted),
+        fan_in_fan_out=any(type(part).__name__ == "Conv1D" for part in model.modules()),
         task_type="SEQ_2_SEQ_LM" if encodes else "CAUSAL_LM",
     )
     with _drawing(model, seed):

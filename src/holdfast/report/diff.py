@@ -5,6 +5,7 @@ Both round the numbers of the JSON by the same functions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -2,8 +2,8 @@
 
 Example:
     >>> from holdfast import studies
-    >>> [entry.name for entry in studies.entries()]
-    ['dmt', 'grads', 'stability-gap', 'weight-aligning']
+    >>> studies.find("stability-gap").source
+    'De Lange et al., 2023'
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from holdfast.studies.study import Scale, Study, Verdict
 
 STUDIES: dict[str, str] = {
+    "continual-pretraining": "holdfast.studies.continual_pretraining",
     "dmt": "holdfast.studies.dmt",
     "grads": "holdfast.studies.grads",
     "stability-gap": "holdfast.studies.stability_gap",

@@ -12,10 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from holdfast.data import Table
-from holdfast.evaluation import TOKENS_AT_ONCE, undisturbed
+from holdfast.evaluation import mean_loss
 from holdfast.learner import Learner, Observer
 from holdfast.studies.study import Results
 
@@ -43,18 +42,6 @@ class Watch(Observer):
     def on_step(self, learner: Learner) -> None:
         if learner.step % self.every == 0 or learner.step == learner.planned:
             self.look(learner)
-
-
-def mean_loss(learner: Learner, table: Table) -> float:
-    """Mean loss over the predictions that a table asks for, by the model as it is to be used."""
-    width = table["input_ids"].shape[1] if "input_ids" in table else 4
-    total, count = torch.zeros(()), torch.zeros(())
-    with learner.serving(), undisturbed(learner.model, learner.method, device=learner.device):
-        for batch in table.to(learner.device).chunks(max(1, TOKENS_AT_ONCE // width)):
-            weight = torch.as_tensor(learner.objective.weight(batch)).cpu()
-            total += learner.objective.loss(learner.predict(batch), batch).cpu() * weight
-            count += weight
-    return float(total / count)
 
 
 def reached(way: Way, target: float, new: str = "new", old: str = "old") -> float:

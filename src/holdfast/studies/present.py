@@ -46,9 +46,9 @@ class Outcome:
 def announce(study: Study, scale: Scale, seeds: int, console: Console) -> None:
     """What is claimed, and what will decide, before anything is run."""
     where = {
-        "data": "on the data of HOLDFAST_DATA",
+        "data": "on the data of HOLDFAST_DATA" if study.data else "on what every Python brings",
         "digits": "on scikit-learn's digits (HOLDFAST_DATA holds no data for it)",
-        "quick": "in seconds, on a part of scikit-learn's digits: a trial, not evidence",
+        "quick": "in seconds, on a part of the data: a trial, not evidence",
     }[scale]
     console.print(f"[bold]{study.name}[/bold]: {study.title} ({study.source})")
     console.print(f"{len(study.arms(scale))} arms x {seeds} seeds, {where}.", highlight=False)

@@ -279,6 +279,18 @@ def test_checkpointed_blocks_have_the_gradients_of_others(embeddings, reentrant)
         assert torch.allclose(gradient, checkpointed[name], atol=1e-6)
 
 
+def test_no_hooks_are_left_on_the_model():
+    model, seen = llama(), []
+
+    class Count(Observer):
+        def on_step(self, learner):
+            seen.append(sum(bool(m._forward_hooks) for m in learner.model.modules()))
+
+    learner_of(model, HFT(embeddings="freeze")).learn(small_stream("text"), [Count()])
+    assert set(seen) == {1}
+    assert not any(m._forward_hooks for m in model.modules())
+
+
 def test_a_loop_of_ones_own_is_guarded_by_two_lines():
     model = gpt2()
     before = copies(model)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from holdfast.data import Table
 from holdfast.errors import UsageError, at_least
-from holdfast.evaluation import TOKENS_AT_ONCE, undisturbed
+from holdfast.evaluation import mean_loss
 from holdfast.memory.parameters import ParameterStore
 from holdfast.method import ALL_KINDS, Method, Tags
 
@@ -123,19 +123,8 @@ class Guard(Method):
     def look(self, learner: Learner) -> dict[str, float]:
         """The mean loss on every guard set, leaving the learner as it was."""
         sets = guards(learner.experience)
-        return {name: self.mean_loss(learner, table) for name, table in sets.items()}
-
-    def mean_loss(self, learner: Learner, table: Table) -> float:
-        chosen = table if self.rows is None else table.take(slice(0, self.rows))
-        width = chosen["input_ids"].shape[1] if "input_ids" in chosen else 4
-        total = torch.zeros((), device=learner.device)
-        count = torch.zeros((), device=learner.device)
-        with learner.serving(), undisturbed(learner.model, learner.method, device=learner.device):
-            for batch in chosen.to(learner.device).chunks(max(1, TOKENS_AT_ONCE // width)):
-                weight = learner.objective.weight(batch)
-                total += learner.objective.loss(learner.predict(batch), batch) * weight
-                count += weight
-        return float(total / count)
+        seen = slice(0, self.rows)
+        return {name: mean_loss(learner, table.take(seen)) for name, table in sets.items()}
 
     def keep(self, learner: Learner) -> None:
         self.kept.put(_state(learner))

@@ -74,7 +74,8 @@ class EWC(Method):
             self.hold(learner, past)
 
     def end(self, learner: Learner, experience: Experience) -> None:
-        self.hold(learner, experience.train)
+        if learner.step or not self.importance:  # what is not trained on was inherited
+            self.hold(learner, experience.train)
 
     def hold(self, learner: Learner, table: Table) -> None:
         """Hold the weights as they are, as firmly as they matter for a table."""
@@ -139,7 +140,8 @@ class OnlineEWC(Method):
             self.hold(learner, past)
 
     def end(self, learner: Learner, experience: Experience) -> None:
-        self.hold(learner, experience.train)
+        if learner.step or not self.importance:  # what is not trained on was inherited
+            self.hold(learner, experience.train)
 
     def hold(self, learner: Learner, table: Table) -> None:
         """Hold the weights as they are, as firmly as they matter for a table."""

@@ -53,5 +53,9 @@ class L2(Method):
     def inherit(self, learner: Learner) -> None:
         self.anchor.put(learner.named)
 
+    def begin(self, learner: Learner, experience: Experience) -> None:
+        if self.anchor:  # weights that have been frozen until now are where they were
+            self.anchor.put((n, p) for n, p in learner.named if not self.anchor.holds(n))
+
     def end(self, learner: Learner, experience: Experience) -> None:
         self.anchor.put(learner.named)

@@ -154,7 +154,7 @@ class Replay(Method):
     def begin(self, learner: Learner, experience: Experience) -> None:
         like = experience.train
         corpora: list[Table] = []
-        if self._past and not experience.index:
+        if self._past and not self.rehearsal:
             assert learner.stream is not None
             assert learner.stream.past is not None
             given = learner.stream.past.to(learner.device)
@@ -190,7 +190,7 @@ class Replay(Method):
 
     def end(self, learner: Learner, experience: Experience) -> None:
         self.reservoir.close(learner.generator)
-        if self.rehearsal and self.counted is not None:
+        if self.rehearsal and self.brought and self.counted is not None:
             new, old = self.counted.tolist()
             learner.note(new_tokens=new, replayed_tokens=old, replayed_share=old / (new + old))
 

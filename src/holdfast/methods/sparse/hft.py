@@ -101,6 +101,7 @@ class HFT(Method):
         self.log: list[list[Any]] = []
         self.drawn = Half((), (), 0.0)
         self.updates: MaskedUpdates | None = None
+        self._flowing = False
         self._of: weakref.ref[nn.Module] | None = None
         self._given: frozenset[str] = frozenset()
         self._report: dict[str, Any] = {}
@@ -125,6 +126,12 @@ class HFT(Method):
     def step(self, learner: Learner) -> None:
         if self.updates is not None:
             self.updates.after(learner.optimizer)
+
+    def end(self, learner: Learner, experience: Experience) -> None:
+        self._stop_flow(learner.model)
+
+    def release(self, learner: Learner) -> None:
+        self._stop_flow(learner.model)
 
     def freeze(self, model: nn.Module, stage: int = 0, epoch: int = 0) -> dict[str, Any]:
         """Draw a half of a model, and leave gradients on for it alone.
@@ -217,7 +224,7 @@ class HFT(Method):
         masks = [(named[name], mask) for name, mask in trained.items() if mask is not True]
         # Masked gradients are zero from the start, so moments need no copy: they stay zero.
         self.updates = MaskedUpdates(masks, freeze_state=False) if masks else None
-        _keep_gradients_flowing(model)
+        self._let_gradients_flow(model)
         self._report = {
             "stage": stage,
             "epoch": epoch,
@@ -227,6 +234,22 @@ class HFT(Method):
             "categories": self._categories(named),
             "masked_tensors": len(masks),
         }
+
+    def _let_gradients_flow(self, model: Any) -> None:
+        """Where embeddings are frozen, have the first block's inputs want gradients none the less.
+
+        Checkpointed blocks whose inputs want none get none themselves.
+        """
+        if not _inputs_frozen(model):
+            self._stop_flow(model)
+        elif not getattr(model, "_require_grads_hooks", None):
+            model.enable_input_require_grads()
+            self._flowing = True
+
+    def _stop_flow(self, model: Any) -> None:
+        if self._flowing:
+            model.disable_input_require_grads()
+        self._flowing = False
 
     def _categories(self, named: Mapping[str, nn.Parameter]) -> dict[str, float]:
         units = (*self.drawn.chosen, *self.drawn.left)
@@ -255,11 +278,10 @@ def _refuse_adapters(model: nn.Module) -> None:
         )
 
 
-def _keep_gradients_flowing(model: Any) -> None:
-    """Let gradients reach the first block under checkpointing, which asks that inputs want them."""
-    if not hasattr(model, "enable_input_require_grads"):
-        return
-    inputs = model.get_input_embeddings()
-    frozen = inputs is not None and not any(p.requires_grad for p in inputs.parameters())
-    if frozen and not getattr(model, "_require_grads_hooks", None):
-        model.enable_input_require_grads()
+def _inputs_frozen(model: Any) -> bool:
+    """Whether a Hugging Face model's input embeddings are not trained."""
+    try:
+        inputs = model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        return False
+    return inputs is not None and not any(p.requires_grad for p in inputs.parameters())

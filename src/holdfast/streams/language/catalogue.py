@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.stream import Stream
-from holdfast.streams.language import domains
+from holdfast.streams.language import cl15, domains, glue, tasks, trace
 from holdfast.streams.language.corpora import corpora
 from holdfast.streams.language.domains import Domain
 
@@ -66,6 +66,43 @@ def _own_corpora(
     )  # fmt: skip
 
 
+def _own_tasks(
+    path: Path,
+    tokenizer: Any,
+    name: str,
+    seed: int,
+    *,
+    scoring: str = "choice",
+    length: int = 256,
+    limit: int | None = None,
+    test_limit: int | None = None,
+) -> Stream:
+    return tasks.text_tasks(
+        tasks.own(path), tokenizer, name, seed,
+        scoring=scoring, length=length, limit=limit, test_limit=test_limit,
+    )  # fmt: skip
+
+
+def _own_glue(
+    path: Path,
+    tokenizer: Any,
+    name: str,
+    seed: int,
+    *,
+    tasks: str = glue.ORDER,
+    prompt: int = 2,
+    test_prompt: int | None = None,
+    scoring: str = "choice",
+    length: int = 256,
+    limit: int | None = None,
+    test_limit: int | None = None,
+) -> Stream:
+    return glue.build(
+        tokenizer, name, seed, tasks=tasks, prompt=prompt, test_prompt=test_prompt,
+        scoring=scoring, length=length, limit=limit, test_limit=test_limit, path=path,
+    )  # fmt: skip
+
+
 STREAMS: dict[str, Text] = {
     "docs-code": Text(
         "Python's documentation, known already, then its standard library's source.",
@@ -84,10 +121,25 @@ STREAMS: dict[str, Text] = {
         partial(_corpora, domains.english_german),
         (domains.ENGLISH, domains.GERMAN),
     ),
+    "cl15": Text(
+        "The fifteen-task benchmark in its six orders, without Yahoo, which is not at hand.",
+        3,
+        cl15.build,
+        cl15.FILES,
+    ),
+    "glue": Text(
+        "SST-2, MRPC, CoLA and MNLI, with five levels of prompts and their own metrics.",
+        4,
+        glue.build,
+        glue.FILES,
+    ),
 }
 """Name to stream."""
 
 OWN: dict[str, Text] = {
     "corpora": Text("Your own text: a file or folder for each domain, in order.", 0, _own_corpora),
+    "tasks": Text("Your own tasks: a folder for each, with train and test.", 0, _own_tasks),
+    "trace": Text("TRACE's eight tasks, from the benchmark's own folders.", 8, trace.build),
+    "glue": Text("GLUE's tasks, from the files that GLUE distributes.", 4, _own_glue),
 }
 """What `KIND:PATH` does, by kind."""
