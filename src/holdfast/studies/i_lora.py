@@ -512,8 +512,8 @@ STUDY = Study(
     figures=figures,
     departures=(
         "Three tasks of six intents each in a row (CLINC150 twice, Banking77), and a Llama of half "
-        "a million weights pre-trained on Python's documentation; the paper has eight data sets and "
-        "a Llama of 7 billion.",
+        "a million weights pre-trained on Python's documentation; the paper has eight data sets "
+        "and a Llama of 7 billion.",
         "An answer counts if each of its tokens is what the model would write next.",
         "A memory of 200 examples for 320 a task, three passes, AdamW at 0.005 without warm-up; "
         "the official script has 500, three, and 0.00001 after 500 steps of warm-up.",
