@@ -70,7 +70,7 @@ TASKS: dict[Scale, list[tuple[str, int, int]]] = {
     "digits": [("modules", 0, 4), ("topics", 0, 4), ("calls", 0, 4)],
     "quick": [("modules", 0, 2), ("topics", 0, 2), ("topics", 2, 4)],
 }
-"""An ability, and which of its answers make the task: from the first number to before the other."""
+"""Abilities with the ranks of the answers, by frequency, that make a task."""
 
 WALKED = ("LoRA", "ER", "I-LoRA")
 """Arms between whose adapters the straight lines are walked."""
@@ -168,7 +168,9 @@ def text_stream(settings: Settings, seed: int, tokenizer: Any) -> Stream:
     experiences = []
     for index, (name, first, last) in enumerate(settings["tasks"]):
         whole = text_abilities.ability(name, 10**6, 10**6, seed, last)
-        answers = {f" {answer.strip()}" for answer in whole.answers[first:last]}
+        answers = set(whole.answers)
+        if first:  # those that are less frequent than the first so many
+            answers -= set(text_abilities.ability(name, 10**6, 10**6, seed, first).answers)
         train, test = (
             text_abilities.tabled([s for s in part if s.answer in answers][:most], tokenizer)
             for part, most in ((whole.train, settings["examples"]), (whole.test, settings["test"]))
