@@ -26,6 +26,7 @@ STUDIES: dict[str, str] = {
     "continual-pretraining": "holdfast.studies.continual_pretraining",
     "dmt": "holdfast.studies.dmt",
     "grads": "holdfast.studies.grads",
+    "i-lora": "holdfast.studies.i_lora",
     "stability-gap": "holdfast.studies.stability_gap",
     "trace": "holdfast.studies.trace",
     "weight-aligning": "holdfast.studies.weight_aligning",

@@ -72,7 +72,7 @@ def arms(scale: Scale) -> dict[str, Settings]:
     """
     quick = scale == "quick"
     base: Settings = {
-        "ability": "banking" if scale == "data" else "modules",
+        "ability": {"data": "banking", "digits": "modules", "quick": "topics"}[scale],
         "answers": 8,
         "examples": 60 if quick else 640,
         "test": 20 if quick else 200,
