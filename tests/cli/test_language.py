@@ -62,7 +62,7 @@ def test_the_demonstration_of_language_compares_four_methods(
     said = capsys.readouterr().out
     assert all(len(line) <= 80 for line in said.splitlines() if str(tmp_path) not in line)
     table = said[said.index("Loss on") :]
-    for name in ("before any training", "finetune", "l2", "hft", "replay"):
+    for name in ("before any training", "finetune", "l2", "lwf", "replay"):
         assert name in table
 
 

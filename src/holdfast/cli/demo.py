@@ -24,9 +24,15 @@ SETTINGS = {
 """Equal for all methods, none of them tuned."""
 
 LANGUAGE = "docs-code(limit=800)"
-LANGUAGE_METHODS = ("finetune", "l2", "hft", "replay(fraction=0.25, source=self)")
+LANGUAGE_METHODS = (
+    "finetune",
+    "l2(strength=0.01)",
+    "lwf",
+    "replay(fraction=0.25, source=self)",
+)
 LANGUAGE_SETTINGS = {"model": "llama", "lr": 1e-3, "batch_size": 8, "seeds": 1}
-"""Likewise. The model knows the documentation, and is fine-tuned on code."""
+"""The model knows the documentation, and is fine-tuned on code. Of l2 and replay the settings are
+not the catalogue's but were chosen once, by eye."""
 
 STORIES_STREAM = "stories-shakespeare(limit=800)"
 """In place of it where HOLDFAST_DATA holds a Llama that knows stories, which tells them itself."""
