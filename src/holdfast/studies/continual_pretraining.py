@@ -28,6 +28,7 @@ import torch
 
 from holdfast import metrics
 from holdfast.data import Table
+from holdfast.evaluation import mean_loss
 from holdfast.learner import Learner
 from holdfast.method import Method
 from holdfast.methods import Finetune, Replay
@@ -42,7 +43,6 @@ from holdfast.studies.controls import (
     Watch,
     cut_at_equal_new_loss,
     cut_at_equal_updates,
-    mean_loss,
 )
 from holdfast.studies.study import (
     Claim,
