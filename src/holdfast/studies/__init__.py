@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from holdfast.studies.study import Scale, Study, Verdict
 
 STUDIES: dict[str, str] = {
+    "cf-glue": "holdfast.studies.cf_glue",
     "continual-pretraining": "holdfast.studies.continual_pretraining",
     "dmt": "holdfast.studies.dmt",
     "grads": "holdfast.studies.grads",
+    "i-lora": "holdfast.studies.i_lora",
     "stability-gap": "holdfast.studies.stability_gap",
+    "trace": "holdfast.studies.trace",
     "weight-aligning": "holdfast.studies.weight_aligning",
 }
 
