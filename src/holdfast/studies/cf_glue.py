@@ -67,6 +67,7 @@ ARMS: dict[str, Mapping[str, Any]] = {
 def arms(scale: Scale) -> dict[str, Settings]:
     """The larger Llama with prompts of level 2 at a scale, changed by every arm."""
     base: Settings = {
+        "stream": "tasks with labels in sequence",
         "model": MODELS[BASE],
         "tasks": {
             "data": ["agnews", "trec", "clinc", "sst2"],

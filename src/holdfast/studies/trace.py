@@ -70,6 +70,7 @@ REASONING: dict[str, Mapping[str, Any]] = {
 def arms(scale: Scale) -> dict[str, Settings]:
     """Plain training at a scale, changed by every arm."""
     base: Settings = {
+        "stream": "four tasks in sequence",
         "model": "llama(width=32, depth=1)" if scale == "quick" else "llama",
         "tasks": {
             "data": ["agnews", "completion", "trec", "summary"],
