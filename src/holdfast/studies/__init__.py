@@ -3,8 +3,8 @@
 Example:
     >>> from holdfast import studies
     >>> [entry.name for entry in studies.entries()]
-    ['continual-pretraining', 'stability-gap', 'weight-aligning']
-    ['dmt', 'grads', 'stability-gap', 'weight-aligning']
+    ['continual-pretraining', 'dmt', 'grads', 'hft', 'migu', 'stability-gap',
+     'weight-aligning']
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ STUDIES: dict[str, str] = {
     "continual-pretraining": "holdfast.studies.continual_pretraining",
     "dmt": "holdfast.studies.dmt",
     "grads": "holdfast.studies.grads",
+    "hft": "holdfast.studies.hft",
+    "migu": "holdfast.studies.migu",
     "stability-gap": "holdfast.studies.stability_gap",
     "weight-aligning": "holdfast.studies.weight_aligning",
 }
