@@ -10,8 +10,9 @@ Run: a small Llama that knows Python's documentation (English) learns Python's s
 task of short answers. Arms: all weights, also at half the learning rate; half of them, drawn
 balanced over every block's matrices (HFT), over whole blocks, or over matrices wherever they are;
 the exact other half in the second stage; both with the embeddings, which are a large part of so
-small a model, frozen; and all weights pulled to where they started. Losses are followed all the way, so that arms are also compared where they have
-learned as much. From what full fine-tuning gives after the first stage, more and more is set back.
+small a model, frozen; and all weights pulled to where they started. Losses are followed all the
+way, so that arms are also compared where they have learned as much. From what full fine-tuning
+gives after the first stage, more and more is set back.
 """
 
 from __future__ import annotations
@@ -501,8 +502,8 @@ STUDY = Study(
         "the paper has models of 7 and 13 billion weights, instructions, preferences and TRACE.",
         "What was known is held-out loss on Python's documentation, not general benchmarks.",
         "The rate is constant, so that points along the way can be compared.",
-        "Embeddings are a fifth of this model's weights and are trained; in the paper's models they "
-        "are a fiftieth.",
+        "Embeddings are a fifth of this model's weights and are trained; in the paper's models "
+        "they are a fiftieth.",
         "The paper reports about 30 % less time; by counting operations, freezing half of the "
         "blocks cannot save more than a sixth of forward and backward passes. Steps of a larger "
         "model are timed by benchmarks/hft.py.",
