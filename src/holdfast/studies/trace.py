@@ -88,7 +88,8 @@ def arms(scale: Scale) -> dict[str, Settings]:
         "length": 192,
     }
     sequence = {arm: {**base, "kind": "sequence", **given} for arm, given in SEQUENCE.items()}
-    reasoning = {arm: {**base, "kind": "reasoning", **given} for arm, given in REASONING.items()}
+    more = {"kind": "reasoning", "epochs": 1 if scale == "quick" else 5}  # sums take longer
+    reasoning = {arm: {**base, **more, **given} for arm, given in REASONING.items()}
     return {**sequence, **reasoning}
 
 
