@@ -17,7 +17,7 @@ from holdfast.catalogue import build as build_method
 from holdfast.data import Table
 from holdfast.errors import UsageError
 from holdfast.method import Method, chain
-from holdfast.methods import ER, L2, LwF
+from holdfast.methods import ER, L2, LwF, Replay
 from holdfast.optim.fisher import fisher_diagonal
 from holdfast.stream import Experience, Stream
 
@@ -111,9 +111,10 @@ def test_a_hook_that_no_method_uses_is_not_wrapped(tmp_path: Path) -> None:
         partial(L2, 0.5),
         partial(ER, capacity=5),
         LwF,
+        partial(Replay, 0.4),
         lambda: chain(ER(capacity=5), LwF(), L2(0.1)),
     ],
-    ids=["none", "l2", "er", "lwf", "all"],
+    ids=["none", "l2", "er", "lwf", "replay", "all"],
 )
 def test_our_loop_and_trainer_give_the_same_weights(
     make: Any, accumulate: int, tmp_path: Path
@@ -134,7 +135,7 @@ def test_our_loop_and_trainer_give_the_same_weights(
         seed=7,
     )
     orders: list[torch.Tensor] = []
-    lay_out = learner._lay_out
+    lay_out = learner.lay_out
 
     def remembering(experience: Experience) -> None:
         lay_out(experience)
@@ -142,7 +143,7 @@ def test_our_loop_and_trainer_give_the_same_weights(
         orders.append(torch.randperm(len(experience.train), generator=learner.generator))
         learner.generator.set_state(state)
 
-    learner._lay_out = remembering  # type: ignore[method-assign]
+    learner.lay_out = remembering  # type: ignore[method-assign]
     learner.learn(stream)
 
     model = tiny_llama()

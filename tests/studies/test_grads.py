@@ -46,6 +46,7 @@ def test_arms_differ_in_one_thing():
         ("full", "full, half rate"),
         ("GrADS", "GrADS, no preliminary epoch"),
         ("GrADS", "GrADS, clean"),
+        ("GrADS", "GrADS, length taken away"),
         ("random", "random, clean"),
     ):
         assert sum(arms[arm][key] != arms[other][key] for key in arms[arm]) == 1
@@ -70,7 +71,16 @@ def results(accuracy=0.0, wrong=0.0, rise=0.0):
     def arm(name):
         better = name in ("GrADS", "GrADS, clean")
         keys = ["all"] if name.startswith("full") else [*grads.BUDGETS, grads.MATCHED]
-        runs = [{"runs": {key: run(seed, better) for key in keys}} for seed in range(3)]
+        runs = [
+            {
+                "runs": {key: run(seed, better) for key in keys},
+                "length_correlation": -0.5 - 0.001 * seed,
+            }
+            for seed in range(3)
+        ]
+        if name == "GrADS, length taken away":
+            for found in runs:
+                found["runs"]["20 %"]["accuracy"] += 2 * accuracy
         for found in runs:
             if better:
                 found["runs"]["5 %"]["accuracy"] -= 0.01

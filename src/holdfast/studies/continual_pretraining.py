@@ -99,7 +99,7 @@ def arms(scale: Scale) -> dict[str, Settings]:
         "source": "past",
         "infinite": False,
         "optimizer_state": "keep",
-        "updates": {"data": 800, "digits": 800, "quick": 12}[scale],
+        "updates": {"data": 560, "digits": 560, "quick": 12}[scale],
         "rows": {"data": 4, "digits": 4, "quick": 2}[scale],
         "length": 128,
         "width": {"data": 64, "digits": 64, "quick": 16}[scale],
@@ -466,7 +466,7 @@ STUDY = Study(
         "Re-warming, re-decaying and a little replay match training from scratch on everything, "
         "for less compute; an infinite schedule needs no budget known beforehand."
     ),
-    minutes={"data": 15, "digits": 15, "quick": 1},
+    minutes={"data": 13, "digits": 13, "quick": 1},
     data=(),
     arms=arms,
     measure=measure,
@@ -474,7 +474,7 @@ STUDY = Study(
     grids=grids,
     figures=figures,
     departures=(
-        "A Llama of 0.2 million parameters, 0.41 million tokens a stage and English documentation "
+        "A Llama of 0.2 million parameters, 0.29 million tokens a stage and English documentation "
         "before Python code; the paper has 405 million and 10 billion parameters, hundreds of "
         "billions of tokens, and English before German.",
         "Nothing is evaluated but held-out loss.",
