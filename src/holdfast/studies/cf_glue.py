@@ -80,8 +80,8 @@ def arms(scale: Scale) -> dict[str, Settings]:
         "alone": False,
         "glue": False,
         "method": "finetune",
-        "limit": 8 if scale == "quick" else 300,
-        "test_limit": 4 if scale == "quick" else 50,
+        "limit": 8 if scale == "quick" else 200,
+        "test_limit": 4 if scale == "quick" else 25,
         "epochs": 1,
         "batch_size": 8,
         "lr": 1e-3,
@@ -353,7 +353,7 @@ STUDY = Study(
         "billions; on paraphrase, grammar and inference they are near chance, so forgetting is "
         "judged on topics, questions, requests and sentiment, and GLUE is shown beside it.",
         "The order of tasks in the paper is not known to us; two orders are shown.",
-        "All weights are trained; 300 examples a task, one epoch.",
+        "All weights are trained; 200 examples a task, one epoch.",
         "The paper's models may have seen GLUE in training, for which the row before any training "
         "is the only guard; these models have not.",
     ),
