@@ -62,3 +62,13 @@ def make_stream() -> Callable[..., Stream]:
         )
 
     return make
+
+
+@pytest.fixture
+def methods_on_digits() -> list[str]:
+    """The methods that learn split digits: others are for language, or ask for further sets."""
+    from holdfast import catalogue, models, streams
+
+    stream = streams.build("split-digits")
+    model = models.build("mlp", stream, head="growing")
+    return [n for n in catalogue.METHODS if catalogue.build(n).refusal(stream, model) is None]

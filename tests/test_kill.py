@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from holdfast import checkpoint
-from holdfast.catalogue import METHODS
 from holdfast.testing.comparison import equal
 
 OPTIONS = ["--epochs", "12", "--checkpoint-every", "7", "--evaluate-every", "5"]
@@ -47,8 +46,10 @@ def alike(a: Any, b: Any) -> bool:
 
 
 @pytest.mark.slow
-def test_fifty_runs_killed_at_random_moments_end_as_if_they_had_not_been(tmp_path: Path) -> None:
-    draw, methods = random.Random(0), list(METHODS)
+def test_fifty_runs_killed_at_random_moments_end_as_if_they_had_not_been(
+    tmp_path: Path, methods_on_digits: list[str]
+) -> None:
+    draw, methods = random.Random(0), methods_on_digits
     quiet: dict[str, Any] = {
         "env": {**os.environ, "OMP_NUM_THREADS": "1"},
         "stdout": subprocess.DEVNULL,

@@ -244,5 +244,7 @@ def test_pairs_score_tokens_as_single_answers_do(tmp_path: Path) -> None:
     by_answer = single.losses(flat_outputs, flat).view(-1, 2)
     expected = (by_answer * counts).sum(1) / counts.sum(1)
     assert torch.allclose(pairs.losses(outputs, batch), expected)
+    assert torch.equal(pairs.loss(flat_outputs, flat), single.loss(flat_outputs, flat))
+    assert torch.equal(pairs.forward(model, flat), flat_outputs)
     drawn = pairs.sampled(outputs, batch, torch.Generator().manual_seed(0))["labels"]
     assert torch.equal(drawn == -100, batch["labels"] == -100)

@@ -248,6 +248,8 @@ def test_what_cannot_be_adapted_is_refused_with_a_sentence():
     assert "Linear is none" in adapters.refusal("LoRA", nn.Linear(2, 2))
     prompt = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
     assert "learned prompt" in adapters.refusal("LoRA", get_peft_model(small_llama(), prompt))
+    inside = adapted().get_base_model()
+    assert "the inside of a model that has adapters already" in adapters.refusal("LoRA", inside)
     two = adapted()
     two.add_adapter("second", LoraConfig(r=2, target_modules=["q_proj"]))
     two.base_model.set_adapter(["default", "second"])

@@ -168,7 +168,15 @@ def test_entries_tell_what_there_is_and_whether_it_can_be_built(monkeypatch, tmp
 
 
 @pytest.mark.parametrize(
-    "entry", [e for e in streams.entries() if e.present and not e.needs_data], ids=lambda e: e.name
+    "entry",
+    [
+        e
+        for e in streams.entries()
+        if e.present
+        and not e.needs_data
+        and e.name not in ("tasks:PATH", "trace:PATH", "glue:PATH")  # of many files, tested apart
+    ],
+    ids=lambda e: e.name,
 )
 def test_entries_describe_the_streams_that_are_built(entry, tmp_path, tokenizer):
     text = entry.name

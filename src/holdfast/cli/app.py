@@ -91,11 +91,17 @@ def finetune(given: Given) -> None:
 
 @app.command()
 @takes(SEEDS, JOBS, OUT, RESUME, JSON, DEBUG)
-def demo(given: Given) -> None:
-    """Compare six methods on handwritten digits, in under a minute."""
+def demo(
+    given: Given,
+    kind: Annotated[
+        str | None,
+        typer.Argument(metavar="[digits|lm]", help="Handwritten digits, or a language model."),
+    ] = None,
+) -> None:
+    """Compare methods on handwritten digits in a minute, or on a language model in three (lm)."""
     from holdfast.cli.demo import run_demo
 
-    run_demo(given)
+    run_demo(kind, given)
 
 
 @app.command()

@@ -64,6 +64,20 @@ class RunProgress(Observer):
             )
 
 
+class PretrainingProgress(Observer):
+    """One bar while a small model is pre-trained; a line where there is no terminal."""
+
+    def __init__(self, console: Console, name: str) -> None:
+        self.bars = _bars(console)
+        text = f"Pre-training {name} on Python's documentation: once, about a minute"
+        self.task = self.bars.add_task(escape(text), total=1.0, note="")
+        if not console.is_terminal:
+            print(text, flush=True)
+
+    def on_step(self, learner: Learner) -> None:
+        self.bars.update(self.task, completed=progress(learner))
+
+
 class CompareProgress(Watcher):
     """One bar a method; a line after each run where there is no terminal."""
 

@@ -16,11 +16,18 @@ from rich.console import Console
 from holdfast import report
 from holdfast.catalogue import build as build_method
 from holdfast.checkpoint import write_atomically
-from holdfast.cli.progress import CompareProgress, RunProgress, stopping_on_interrupt
+from holdfast.cli.progress import (
+    CompareProgress,
+    PretrainingProgress,
+    RunProgress,
+    stopping_on_interrupt,
+)
 from holdfast.compare import Comparison, compare, grid
+from holdfast.config import is_folder
 from holdfast.errors import UsageError
-from holdfast.run import Stopped, build, read_result, run
+from holdfast.run import LANGUAGE_MODEL, Stopped, build, read_result, run
 from holdfast.store import Failure, Result, Store, from_json, to_json
+from holdfast.streams import is_language
 
 if TYPE_CHECKING:
     from holdfast.cli.options import Given
@@ -35,6 +42,7 @@ def run_one(stream: str, method: str, given: Given) -> None:
     out = _out(given, config)
     again = given.command("run", stream, method, out=out, resume=True)
     console = Console()
+    _pretrain(console, config)
     watch = RunProgress(console, config.method)
     try:
         with stopping_on_interrupt() as stop, watch.bars:
@@ -68,6 +76,9 @@ def run_many(
     console = Console()
     watch = CompareProgress(console)
     try:
+        for method in dict.fromkeys(cell.method for cell in cells):
+            build_method(method)
+        _pretrain(console, base)
         _check_names(cells)
         with watch.bars:
             comparison = compare(cells, out, jobs=given["jobs"], watcher=watch)
@@ -82,6 +93,20 @@ def run_many(
         for failure in comparison.failures:
             print(f"  {failure.method}, seed {failure.seed}: {failure.error}", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def _pretrain(console: Console, config: Config) -> None:
+    """Make the small language model that a run starts from, if it needs one that is not there."""
+    if not is_language(config.stream) or (config.model and is_folder(config.model)):
+        return
+    from holdfast.models import zoo
+
+    name = config.model or LANGUAGE_MODEL
+    recipe = zoo.recipe(name)
+    if not zoo.place(recipe).is_dir():
+        watch = PretrainingProgress(console, name)
+        with watch.bars:
+            zoo.folder(recipe, [watch])
 
 
 def render(source: Path, out: Path | None) -> None:
@@ -103,9 +128,7 @@ def render(source: Path, out: Path | None) -> None:
 
 
 def _check_names(cells: Sequence[Config]) -> None:
-    """Refuse names and arguments that do not exist before any process is started."""
-    for method in dict.fromkeys(cell.method for cell in cells):
-        build_method(method)
+    """Refuse what cannot be built before any process is started."""
     build(cells[0])
 
 
@@ -124,6 +147,10 @@ def _show(console: Console, target: Path, comparison: Comparison) -> None:
     results: Sequence[Result] = comparison.results
     path = report.write(results, target)
     console.print(report.text_table(results))
+    losses = report.loss_table(results)
+    if losses is not None:
+        print()
+        console.print(losses)
     _line(f"Report:  {path}")
 
 

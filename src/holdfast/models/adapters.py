@@ -34,6 +34,7 @@ KINDS = ("q", "k", "v", "o", "gate", "up", "down", "fc1", "fc2")
 def refusal(method: str, model: nn.Module) -> str | None:
     """Why `model` cannot be given adapters, as a sentence; None if it can."""
     from peft import PeftModel
+    from peft.tuners.tuners_utils import BaseTunerLayer
     from transformers import PreTrainedModel
 
     if not isinstance(model, (PreTrainedModel, PeftModel)):
@@ -41,7 +42,13 @@ def refusal(method: str, model: nn.Module) -> str | None:
             f"{method} puts adapters into transformers of Hugging Face; {type(model).__name__} is "
             "none."
         )
-    if isinstance(model, PeftModel):
+    if not isinstance(model, PeftModel):
+        if any(isinstance(part, BaseTunerLayer) for part in model.modules()):
+            return (
+                f"{method} was given the inside of a model that has adapters already: give the "
+                "PeftModel itself, to train its adapter, or a model loaded anew."
+            )
+    else:
         active = list(model.active_adapters)
         if len(active) != 1:
             return (

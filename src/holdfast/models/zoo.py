@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from holdfast.checkpoint import write_atomically
 from holdfast.errors import RunError, UsageError, unknown
 from holdfast.language.checkpoints import Loaded, load, save
 from holdfast.learner import Learner, Observer
@@ -135,14 +136,19 @@ def folder(recipe: Recipe, observers: Sequence[Observer] = ()) -> Path:
     Raises:
         RunError: If the cache cannot be written.
     """
-    root = _cache() / "zoo"
-    path = root / f"{recipe.family}-{recipe.width}x{recipe.depth}-{_digest(recipe)}"
+    path = place(recipe)
     if path.is_dir():
         return path
-    with _alone(root, path):
+    with _alone(path.parent, path):
         if not path.is_dir():
             _make(recipe, path, observers)
     return path
+
+
+def place(recipe: Recipe) -> Path:
+    """Where the model of a recipe is kept, whether or not it is there yet."""
+    name = f"{recipe.family}-{recipe.width}x{recipe.depth}-{_digest(recipe)}"
+    return _cache() / "zoo" / name
 
 
 def tokenizer(vocabulary: int = Recipe.vocabulary) -> Any:
@@ -158,6 +164,33 @@ def tokenizer(vocabulary: int = Recipe.vocabulary) -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(path, local_files_only=True)
+
+
+def spoken(path: Path, rows: int, length: int, seed: int = 0) -> list[str]:
+    """Texts that a checkpoint says by itself: what it knows, where nobody has what it learned.
+
+    Kept in the cache, since sampling takes a while.
+
+    Args:
+        path: The checkpoint's folder.
+        rows: How many.
+        length: Tokens of each.
+        seed: Of the draws.
+    """
+    from holdfast.language.generate import sample_tokens
+
+    weights = hashlib.blake2b((path / "model.safetensors").read_bytes(), digest_size=6)
+    name = f"spoken-{weights.hexdigest()}-{rows}x{length}-{seed}-{torch.__version__}"
+    kept = _cache() / "zoo" / f"{name}.json"
+    if not kept.is_file():
+        with _alone(kept.parent, kept):
+            if not kept.is_file():
+                loaded = load(path)
+                ids = sample_tokens(loaded.model, rows, length, seed=seed, batch_size=128)
+                texts = loaded.tokenizer.batch_decode(ids, skip_special_tokens=True)
+                write_atomically(kept, json.dumps(texts, indent=0).encode())
+    found: list[str] = json.loads(kept.read_text(encoding="utf-8"))
+    return found
 
 
 class WarmCosine(StepSchedule):

@@ -18,6 +18,7 @@ import numpy as np
 from holdfast.checkpoint import write_atomically
 from holdfast.report import curves, figures
 from holdfast.report.comparison import Comparison, comparisons
+from holdfast.report.losses import losses_of
 from holdfast.report.quantities import heading
 from holdfast.report.summary import Name, shortened, summarise
 from holdfast.report.table import csv_of, latex_of, markdown_of, sheet
@@ -134,6 +135,7 @@ def _section(
         ),
         "gaps": [(arm, draw(f"gap-{arm.place}", [("", f)])) for arm, f in gaps if f is not None],
         "gap_sets": curves.shown_test_sets(experiences),
+        "losses": losses_of(comparison),
         "cost": draw("cost", costs),
         "cost_variants": [name for name, figure in costs if figure is not None],
     }

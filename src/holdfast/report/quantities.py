@@ -11,7 +11,7 @@ from typing import Literal
 
 from holdfast.metrics import interval
 
-Kind = Literal["percent", "seconds", "operations", "bytes"]
+Kind = Literal["percent", "seconds", "operations", "bytes", "nats", "number"]
 
 _MINUS, _NONE = "\N{MINUS SIGN}", "\N{EN DASH}"
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E")
@@ -140,6 +140,8 @@ def _scale(mean: float, kind: Kind) -> tuple[float, int, str]:
     """Factor, decimals and unit: one decimal of a percent, else three significant digits."""
     if kind == "percent":
         return 100.0, 1, ""
+    if kind in ("nats", "number"):
+        return 1.0, 3 if kind == "nats" else 1, ""
     size, prefix = abs(mean), 0
     if kind in ("operations", "bytes"):
         while size >= 999.5 and prefix < len(_PREFIXES) - 1:

@@ -2,9 +2,8 @@
 
 Example:
     >>> from holdfast import studies
-    >>> [entry.name for entry in studies.entries()]
-    ['continual-pretraining', 'dmt', 'grads', 'hft', 'migu', 'stability-gap',
-     'weight-aligning']
+    >>> studies.find("stability-gap").source
+    'De Lange et al., 2023'
 """
 
 from __future__ import annotations
@@ -23,12 +22,15 @@ if TYPE_CHECKING:
     from holdfast.studies.study import Scale, Study, Verdict
 
 STUDIES: dict[str, str] = {
+    "cf-glue": "holdfast.studies.cf_glue",
     "continual-pretraining": "holdfast.studies.continual_pretraining",
     "dmt": "holdfast.studies.dmt",
     "grads": "holdfast.studies.grads",
     "hft": "holdfast.studies.hft",
+    "i-lora": "holdfast.studies.i_lora",
     "migu": "holdfast.studies.migu",
     "stability-gap": "holdfast.studies.stability_gap",
+    "trace": "holdfast.studies.trace",
     "weight-aligning": "holdfast.studies.weight_aligning",
 }
 

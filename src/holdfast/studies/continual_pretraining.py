@@ -28,6 +28,7 @@ import torch
 
 from holdfast import metrics
 from holdfast.data import Table
+from holdfast.evaluation import mean_loss
 from holdfast.learner import Learner
 from holdfast.method import Method
 from holdfast.methods import Finetune, Replay
@@ -42,7 +43,6 @@ from holdfast.studies.controls import (
     Watch,
     cut_at_equal_new_loss,
     cut_at_equal_updates,
-    mean_loss,
 )
 from holdfast.studies.study import (
     Claim,
@@ -99,13 +99,13 @@ def arms(scale: Scale) -> dict[str, Settings]:
         "source": "past",
         "infinite": False,
         "optimizer_state": "keep",
-        "updates": {"data": 240, "digits": 240, "quick": 12}[scale],
-        "rows": {"data": 6, "digits": 6, "quick": 2}[scale],
+        "updates": {"data": 560, "digits": 560, "quick": 12}[scale],
+        "rows": {"data": 4, "digits": 4, "quick": 2}[scale],
         "length": 128,
         "width": {"data": 64, "digits": 64, "quick": 16}[scale],
         "depth": {"data": 3, "digits": 3, "quick": 1}[scale],
         "rate": 4e-3,
-        "test_rows": {"data": 96, "digits": 96, "quick": 8}[scale],
+        "test_rows": {"data": 64, "digits": 64, "quick": 8}[scale],
     }
     found = {arm: {**base, **changes} for arm, changes in ARMS.items()}
     return {
@@ -123,7 +123,7 @@ def measure(settings: Settings, seed: int) -> Measured:
         table = both if settings["kind"] == "union" else new.train
         one = replace(new, index=0, train=table)
         learner = learner_of(settings, seed, Finetune(), warmup_cosine(WARMUP, FLOOR), [one])
-        learner.learn(learner.stream or stream_of([one]))
+        learner.learn(stream_of([one]))
         losses = {"old": mean_loss(learner, old.test), "new": mean_loss(learner, new.test)}
         return {**losses, **_cost(learner), "way": [], "forgetting": None, "transient": None}
     experiences = [old, replace(new, index=1)]
@@ -133,7 +133,7 @@ def measure(settings: Settings, seed: int) -> Measured:
     learner.restore(stream, {**state, "method": learner.method.state_dict()})
     if settings["source"] == "self":
         learner.method.inherit(learner)  # the first stage was learned without it
-    watch = Watch({"old": old.test, "new": new.test}, every=max(1, updates // 20))
+    watch = Watch({"old": old.test, "new": new.test}, every=max(1, updates // 12))
     watch.look(learner)
     learner.learn(stream, [watch])
     told = adaptation_forgetting(watch.way)
@@ -158,7 +158,7 @@ def _method(settings: Settings) -> Method:
         return Finetune()
     tokens = settings["updates"] * settings["rows"] * settings["length"]
     if settings["source"] == "self":
-        return Replay(settings["fraction"], "self", self_rows=settings["test_rows"] * 2)
+        return Replay(settings["fraction"], "self", self_rows=4 * settings["test_rows"])
     return Replay(settings["fraction"], "past", capacity=tokens)
 
 
@@ -466,7 +466,7 @@ STUDY = Study(
         "Re-warming, re-decaying and a little replay match training from scratch on everything, "
         "for less compute; an infinite schedule needs no budget known beforehand."
     ),
-    minutes={"data": 15, "digits": 15, "quick": 1},
+    minutes={"data": 13, "digits": 13, "quick": 1},
     data=(),
     arms=arms,
     measure=measure,
@@ -474,7 +474,7 @@ STUDY = Study(
     grids=grids,
     figures=figures,
     departures=(
-        "A Llama of 0.2 million parameters, 0.18 million tokens a stage and English documentation "
+        "A Llama of 0.2 million parameters, 0.29 million tokens a stage and English documentation "
         "before Python code; the paper has 405 million and 10 billion parameters, hundreds of "
         "billions of tokens, and English before German.",
         "Nothing is evaluated but held-out loss.",

@@ -20,7 +20,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -112,8 +112,8 @@ def arms(scale: Scale) -> dict[str, Settings]:
 
 def measure(settings: Settings, seed: int) -> Measured:
     """One arm: losses through both stages, what the task is answered, and what a step took."""
-    model, tokenizer = base_model(settings["size"])
-    stream, tests = stages(settings, seed, tokenizer)
+    model, _ = base_model(settings["size"])
+    stream, tests = stages(settings, seed)
     tuned = deepcopy(model)
     if settings["embeddings"] == "freeze":
         tuned.get_input_embeddings().requires_grad_(False)
@@ -144,8 +144,17 @@ def measure(settings: Settings, seed: int) -> Measured:
     }
 
 
-def stages(settings: Settings, seed: int, tokenizer: Any) -> tuple[Stream, dict[str, Table]]:
+def stages(settings: Settings, seed: int) -> tuple[Stream, dict[str, Table]]:
     """Source code and then a task, as a stream; what losses are followed on, English included."""
+    names = ("size", "updates", "rows", "task", "examples", "epochs", "test", "probe")
+    stream, tests = _stages(tuple((name, settings[name]) for name in names), seed)
+    return stream, dict(tests)
+
+
+@lru_cache(maxsize=1)  # all arms of a seed learn the same
+def _stages(given: tuple[tuple[str, Any], ...], seed: int) -> tuple[Stream, dict[str, Table]]:
+    settings = dict(given)
+    _, tokenizer = base_model(settings["size"])
     code = corpora(
         [("code", python.source)],
         tokenizer,

@@ -19,13 +19,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from functools import partial
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from holdfast import metrics
+from holdfast.data import Table
 from holdfast.language.fields import Sample
 from holdfast.learner import Learner
 from holdfast.method import Method, chain
@@ -102,8 +103,8 @@ def arms(scale: Scale) -> dict[str, Settings]:
 
 def measure(settings: Settings, seed: int) -> Measured:
     """One arm: the matrix of exact matches, losses on the way, and profiles where asked for."""
-    model, tokenizer = base_model(settings["size"])
-    stream = tasks(settings, seed, tokenizer)
+    model, _ = base_model(settings["size"])
+    stream = tasks(settings, seed)
     found = {}
     if settings["profiles"]:
         found["before"] = overlaps(model, stream, settings["quantile"])
@@ -121,7 +122,7 @@ def measure(settings: Settings, seed: int) -> Measured:
         pretrained=True,
         seed=seed,
     )
-    english = text_abilities.texts(python.documentation, tokenizer, settings["probe"])
+    english = _english(settings["size"], settings["probe"])
     tests = {experience.name: experience.test for experience in stream}
     learner.start(stream)
     watch = Watch({"english": english, **tests}, every=max(1, _updates(stream, settings) // 10))
@@ -145,23 +146,35 @@ def measure(settings: Settings, seed: int) -> Measured:
     }
 
 
-def tasks(settings: Settings, seed: int, tokenizer: Any) -> Stream:
+def tasks(settings: Settings, seed: int) -> Stream:
     """The second order of the benchmark, or abilities that come with Python."""
+    names = ("stream", "size", "examples", "test", "length")
+    return _tasks(*(settings[name] for name in names), seed)
+
+
+@lru_cache(maxsize=1)  # all arms of a seed learn the same
+def _tasks(which: str, size: str, examples: int, test: int, length: int, seed: int) -> Stream:
+    _, tokenizer = base_model(size)
     shared: dict[str, Any] = {
         "scoring": "both",
-        "limit": settings["examples"],
-        "test_limit": settings["test"],
-        "length": settings["length"],
+        "limit": examples,
+        "test_limit": test,
+        "length": length,
     }
     found = []
-    if settings["stream"] == "cl15":
+    if which == "cl15":
         names = [name for name in cl15.ORDERS[2] if name != cl15.ABSENT]
         return text_tasks([benchmark(name) for name in names], tokenizer, "cl15", seed, **shared)
     for name in TASKS:
-        ability = text_abilities.ability(name, settings["examples"], settings["test"], seed, 8)
+        ability = text_abilities.ability(name, examples, test, seed, answers=8)
         answers = {str(sample.answer) for sample in (*ability.train, *ability.test)}
         found.append(Task(name, ability.train, ability.test, tuple(sorted(answers))))
     return text_tasks(found, tokenizer, "abilities", seed, **shared)
+
+
+@cache
+def _english(size: str, rows: int) -> Table:
+    return text_abilities.texts(python.documentation, base_model(size)[1], rows)
 
 
 def benchmark(name: str) -> Task:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -130,6 +131,7 @@ _CALL = re.compile(r"(\w+)\.([a-z_]{3,})\(")
 _SENTENCE = re.compile(r"[A-Z][^.\n]{25,140}\.")
 
 
+@cache
 def _calls() -> list[Pair]:
     """A line of the library up to a dot, after the line before it; the name called there."""
     pairs = []
@@ -143,6 +145,7 @@ def _calls() -> list[Pair]:
     return pairs
 
 
+@cache
 def _modules() -> list[Pair]:
     """A sentence of a module's docstrings; the module."""
     pairs = []
@@ -154,6 +157,7 @@ def _modules() -> list[Pair]:
     return pairs
 
 
+@cache
 def _topics() -> list[Pair]:
     """A sentence of the language reference; its topic."""
     from pydoc_data.topics import topics
@@ -171,6 +175,7 @@ def _sentences(text: str) -> Iterator[str]:
         yield found.group()
 
 
+@cache
 def _news() -> list[Pair]:
     """The title of a piece of news; its topic."""
 
@@ -180,11 +185,13 @@ def _news() -> list[Pair]:
     return _labelled("news", "cl15/agnews_{}.jsonl.gz", title)
 
 
+@cache
 def _banking() -> list[Pair]:
     """A customer's question to a bank; the intent in words."""
     return _labelled("banking", "banking77/{}.jsonl.gz")
 
 
+@cache
 def _intents() -> list[Pair]:
     """What is said to an assistant; the intent in words."""
     return _labelled("intents", "clinc150/{}.jsonl.gz")

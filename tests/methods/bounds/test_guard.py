@@ -46,7 +46,13 @@ def adam(rate):
 def learner_for(knowing, method, **options):
     model = small_llama()
     model.load_state_dict(knowing)
-    options = {"epochs": 6, "batch_size": 4, "optimizer": adam(0.002), "pretrained": True, **options}
+    options = {
+        "epochs": 6,
+        "batch_size": 4,
+        "optimizer": adam(0.002),
+        "pretrained": True,
+        **options,
+    }
     return Learner(model, method, **options)
 
 

@@ -106,3 +106,17 @@ def test_fractions_may_be_written_as_such():
     assert catalogue.build("dmt(k=1/256)").k == 1 / 256
     with pytest.raises(UsageError, match="between 0 and 1"):
         DMT(k=-0.1)
+
+
+def test_another_trainer_is_told_to_make_the_stages_itself(tmp_path):
+    from transformers import Trainer, TrainingArguments
+
+    from holdfast import attach
+
+    columns = small_stream("text")[0].train
+    rows = [{name: columns[name][i] for name in ("input_ids", "labels")} for i in range(8)]
+    arguments = TrainingArguments(str(tmp_path), report_to=[], use_cpu=True, max_steps=1)
+    trainer = Trainer(small_llama(), arguments, train_dataset=rows)
+    attach(trainer, DMT())
+    with pytest.raises(UsageError, match=r"composition\.stages"):
+        trainer.train()

@@ -166,6 +166,37 @@ def test_a_choice_is_written_for_other_models(tmp_path):
         method.save(tmp_path / "selection.json", 2)
 
 
+def trainer_of(folder, method):
+    from transformers import Trainer, TrainingArguments
+
+    from holdfast import attach
+
+    columns = small_stream("text")[0].train
+    rows = [
+        {name: columns[name][i] for name in ("input_ids", "labels", "attention_mask")}
+        for i in range(40)
+    ]
+    arguments = TrainingArguments(
+        str(folder), per_device_train_batch_size=8, report_to=[], use_cpu=True, max_steps=2
+    )
+    trainer = Trainer(small_llama(), arguments, train_dataset=rows)
+    attach(trainer, method)
+    return trainer
+
+
+def test_inside_another_trainer_it_chooses_by_the_model_as_it_comes(tmp_path):
+    method = GrADS(budget=0.25, preliminary_epochs=0)
+    trainer_of(tmp_path, method).train()
+    expected = score(small_llama(), small_stream("text")[0].train)
+    torch.testing.assert_close(method.scores(0).head, expected.head)
+    assert torch.equal(method.chosen(0), select(expected, 0.25))
+
+
+def test_inside_another_trainer_preliminary_training_is_refused_with_the_way_to_do_it(tmp_path):
+    with pytest.raises(UsageError, match="choose the data before"):
+        trainer_of(tmp_path, GrADS()).train()
+
+
 def test_it_chooses_from_what_others_have_chosen():
     from holdfast.methods import DMT
 

@@ -23,6 +23,7 @@ from holdfast.streams.language.trace_metrics import (
     backward_transfer,
     general_delta,
     judged,
+    mini_suite,
     overall_performance,
 )
 
@@ -111,6 +112,50 @@ def test_every_fault_is_reported_at_once(folder: Path) -> None:
     assert "no file Py150_500/eval.json" in said
     assert "FOMC_500/test.json cannot be read" in said
     assert "NumGLUE-cm_500/train.json has 2 entries without prompt or answer (0, 2)" in said
+
+
+def test_in_context_learning_shows_training_examples_before_test_prompts(
+    folder: Path, tokenizer: Any
+) -> None:
+    spec = f"trace:{folder}?length=256&answer=8&shots=2"
+    bare, shown = (
+        streams.build(each, tokenizer=tokenizer) for each in (spec.replace("&shots=2", ""), spec)
+    )
+    # Only the training prompt is as it was.
+    for one, other in zip(bare, shown, strict=True):
+        assert torch.equal(one.train["input_ids"], other.train["input_ids"])
+    train = [Sample(prompt="1 + 1?", answer="2")] * 3
+    task = trace.with_shots(trace.Task("sum", train, [Sample(prompt="2?", answer="3")]), 2)
+    assert task.test[0].prompt == "1 + 1? 2\n\n1 + 1? 2\n\n2?"
+    with pytest.raises(UsageError, match="shots must be a whole number from 0"):
+        streams.build(spec.replace("shots=2", "shots=none"), tokenizer=tokenizer)
+
+
+def test_padding_on_the_left_or_right_is_the_same_to_a_causal_model(tokenizer: Any) -> None:
+    """The official code pads on the left, everything here on the right."""
+    torch.manual_seed(0)
+    recipe = zoo.Recipe(width=16, depth=1, heads=2, context=64, vocabulary=400)
+    model = zoo.untrained(recipe, tokenizer).eval()
+    ids, pad = torch.tensor([[5, 6, 7, 8]]), torch.zeros(1, 3, dtype=torch.long)
+    mask = torch.tensor([[1, 1, 1, 1, 0, 0, 0]])
+    with torch.no_grad():
+        right = model(torch.cat([ids, pad], 1), attention_mask=mask).logits[:, :4]
+        places = torch.tensor([[0, 0, 0, 0, 1, 2, 3]])
+        left = model(
+            torch.cat([pad, ids], 1), attention_mask=mask.flip(1), position_ids=places
+        ).logits[:, 3:]
+    assert torch.allclose(left, right, atol=1e-5)
+
+
+def test_the_mini_suite_is_the_objective_of_language_on_held_out_text(tokenizer: Any) -> None:
+    torch.manual_seed(0)
+    recipe = zoo.Recipe(width=16, depth=1, heads=2, context=64, vocabulary=400)
+    model = zoo.untrained(recipe, tokenizer)
+    suite = mini_suite(tokenizer, rows=4, length=32)
+    assert list(suite) == ["tokens", "likelihood"]
+    # An untrained model is near uniform over the vocabulary.
+    assert suite["likelihood"](model, tokenizer) == pytest.approx(1 / 400, rel=0.2)
+    assert 0 <= suite["tokens"](model, tokenizer) < 0.1
 
 
 def test_measures_of_a_sequence_by_hand() -> None:

@@ -192,6 +192,8 @@ class Replay(Method):
         self.reservoir.close(learner.generator)
         if self.rehearsal and self.brought and self.counted is not None:
             new, old = self.counted.tolist()
+            if not new + old:  # nothing was trained on: the model knows it already
+                return
             learner.note(new_tokens=new, replayed_tokens=old, replayed_share=old / (new + old))
 
     def _ratio(self, mean_tokens: float) -> float:

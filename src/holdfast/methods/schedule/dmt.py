@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from holdfast.data import Table
+from holdfast.errors import UsageError
 from holdfast.method import ALL_KINDS, Method, Tags
 from holdfast.streams.language.composition import IGNORED, fraction_in_range, subset
 
@@ -50,6 +51,15 @@ class DMT(Method):
         super().__init__()
         fraction_in_range(k)
         self.k, self.seed = k, seed
+
+    def setup(self, learner: Learner) -> None:
+        from holdfast.learner import Learner as Own
+
+        if not isinstance(learner, Own):
+            raise UsageError(
+                "DMT must have all experiences before it, as in holdfast's own loop: in another "
+                "trainer, train on holdfast.streams.language.composition.stages one by one."
+            )
 
     def expand(self, learner: Learner, experience: Experience) -> None:
         grow = getattr(getattr(learner.model, "head", None), "grow", None)

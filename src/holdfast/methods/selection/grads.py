@@ -114,7 +114,7 @@ class GrADS(Method):
         if not len(table):  # another method has nothing trained here
             return table
         if self._held("chosen", index) is None:
-            scores = learner.meter.counted(lambda: self._scored(learner, table))
+            scores = self._scored(learner, table)
             self._keep(index, scores)
             self._note(learner, scores)
         rows = self.chosen(index)
@@ -166,16 +166,23 @@ class GrADS(Method):
         )
 
     def _scored(self, learner: Learner, table: Table) -> ExampleScores:
+        from holdfast.learner import Learner as Own
+
         objective = learner.objective
         assert isinstance(objective, CausalLM)
-        if not self.preliminary_epochs:
-            return example_scores.score(learner.model, table, objective)
-        if not hasattr(learner, "make_optimizer"):
+        if isinstance(learner, Own):
+            return learner.meter.counted(lambda: self._warmed_up(learner, objective, table))
+        if self.preliminary_epochs:
             raise UsageError(
                 "GrADS trains a copy of the model first, which it can in holdfast's own loop: in "
                 "another trainer choose the data before, by holdfast.language.example_scores and "
                 "selection, or give preliminary_epochs=0."
             )
+        return example_scores.score(learner.model, table, objective)
+
+    def _warmed_up(self, learner: Learner, objective: CausalLM, table: Table) -> ExampleScores:
+        if not self.preliminary_epochs:
+            return example_scores.score(learner.model, table, objective)
         table = table.to(learner.device)
         online = _Online(len(table)) if self.mode == "online" else None
         model = self._trained_copy(learner, table, online)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.stream import Stream
-from holdfast.streams.language import cl15, domains, glue, tasks, trace
+from holdfast.streams.language import cl15, domains, functions, glue, tasks, trace
 from holdfast.streams.language.corpora import corpora
 from holdfast.streams.language.domains import Domain
 
@@ -108,6 +108,23 @@ STREAMS: dict[str, Text] = {
         "Python's documentation, known already, then its standard library's source.",
         2,
         partial(_corpora, domains.docs_code, known=1),
+    ),
+    "python-tasks": Text(
+        "Four unlike tasks on the standard library's functions: package, next line, and so on.",
+        4,
+        functions.build,
+    ),
+    "stories-shakespeare": Text(
+        "What a small Llama tells by itself, known already, then Shakespeare's plays.",
+        2,
+        partial(_corpora, domains.stories_shakespeare, known=1),
+        (domains.STORIES, domains.SHAKESPEARE),
+    ),
+    "stories-german": Text(
+        "What a small Llama tells by itself, known already, then German novels.",
+        2,
+        partial(_corpora, domains.stories_german, known=1),
+        (domains.STORIES, domains.GERMAN),
     ),
     "wikitext-shakespeare": Text(
         "Articles of an encyclopaedia, then Shakespeare's plays.",

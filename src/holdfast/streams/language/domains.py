@@ -22,6 +22,9 @@ WIKITEXT_TEST = "corpora/wikitext2_test.txt.gz"
 SHAKESPEARE = "corpora/tinyshakespeare.txt.gz"
 ENGLISH = "corpora/english_novels.jsonl.gz"
 GERMAN = "corpora/german_novels.jsonl.gz"
+STORIES = "weights/stories260k/model.safetensors"
+STORIES_TOLD = 640
+"""So many rows are sampled from the model; a tenth of them is held out."""
 
 
 def docs_code() -> list[Domain]:
@@ -38,6 +41,25 @@ def wikitext_shakespeare() -> list[Domain]:
 def english_german() -> list[Domain]:
     """Nine English novels, then nine German ones."""
     return [_files("english", [data_file(ENGLISH)]), _files("german", [data_file(GERMAN)])]
+
+
+def stories_shakespeare() -> list[Domain]:
+    """Stories that a small Llama tells by itself, then tiny Shakespeare."""
+    return [("stories", _stories), _files("shakespeare", [data_file(SHAKESPEARE)])]
+
+
+def stories_german() -> list[Domain]:
+    """Stories that a small Llama tells by itself, then nine German novels."""
+    return [("stories", _stories), _files("german", [data_file(GERMAN)])]
+
+
+def _stories() -> list[Document]:
+    from holdfast.models import zoo
+
+    texts = zoo.spoken(data_file(STORIES).parent, STORIES_TOLD, 256)
+    return [
+        Document(f"story {at}", partial(str, text), at % 10 == 9) for at, text in enumerate(texts)
+    ]
 
 
 def own(path: Path) -> list[Domain]:

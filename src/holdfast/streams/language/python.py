@@ -71,13 +71,13 @@ def documentation() -> list[Document]:
 
     reference = [_document(f"topic {name}", str, topics[name]) for name in sorted(topics)]
     return reference + [
-        _document(f"docstrings of {name}", _part, path, 0) for name, path in _files()
+        _document(f"docstrings of {name}", _part, path, 0) for name, path in files()
     ]
 
 
 def source() -> list[Document]:
     """The standard library's Python files, without their docstrings."""
-    return [_document(name, _part, path, 1) for name, path in _files()]
+    return [_document(name, _part, path, 1) for name, path in files()]
 
 
 def _document(name: str, read: Callable[..., str], *arguments: Any) -> Document:
@@ -89,13 +89,13 @@ def digest() -> str:
     from pydoc_data.topics import topics
 
     content = hashlib.blake2b(repr(sorted(topics.items())).encode(), digest_size=16)
-    for name, path in _files():
+    for name, path in files():
         content.update(name.encode() + b"\0" + path.read_bytes())
     return content.hexdigest()
 
 
 @cache
-def _files() -> list[tuple[str, Path]]:
+def files() -> list[tuple[str, Path]]:
     """The standard library's files that can be read, in order.
 
     Raises:

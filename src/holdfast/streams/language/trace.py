@@ -8,7 +8,8 @@ Source: Wang et al., "TRACE: a comprehensive benchmark for continual learning in
 models" (2023); formats, metrics and epochs as in its official code.
 
 Differs from the paper: answers are written greedily, not sampled at temperature 0.1, so that they
-repeat; and batches are padded on the right, as everywhere here, which a causal model cannot tell
+repeat; demonstrations stand before the whole prompt, not after its instruction; and batches are
+padded on the right, as everywhere here, which a causal model cannot tell
 from padding on the left under a mask.
 """
 
@@ -125,6 +126,7 @@ def build(
     limit: int | None = None,
     test_limit: int | None = None,
     paper_epochs: bool = True,
+    shots: int = 0,
     rationales: str | None = None,
 ) -> Stream:
     """TRACE's eight tasks in its order; Lima, if it is there, is the stream's `past`.
@@ -141,6 +143,8 @@ def build(
         test_limit: Likewise, test examples.
         paper_epochs: Whether tasks are gone through 5, 3, 7, 5, 3, 5, 5 and 7 times, or as often
             as the learner says.
+        shots: Solved training examples before every test prompt. With some, the scores before any
+            training are those of in-context learning, the baseline without training.
         rationales: A JSONL file of rationales for the training examples
             (reasoning-augmented continual learning), as in `with_rationales`; None: bare answers.
 
@@ -154,6 +158,9 @@ def build(
         parts = found.parts[task]
         epochs = own.epochs if paper_epochs else None
         tasks.append(Task(task, parts["train"], parts["test"], (), own.metric, answer, epochs))
+    if not isinstance(shots, int) or isinstance(shots, bool) or shots < 0:
+        raise UsageError(f"shots must be a whole number from 0; given: {shots!r}.")
+    tasks = [with_shots(task, shots) for task in tasks]
     if rationales is not None:
         tasks = [with_rationales(task, Path(rationales)) for task in tasks]
     stream = text_tasks(
@@ -161,6 +168,13 @@ def build(
         scoring="generate", length=length, limit=limit, test_limit=test_limit,
     )  # fmt: skip
     return replace(stream, past=_encoded(found.general, tokenizer, length))
+
+
+def with_shots(task: Task, shots: int) -> Task:
+    """The task with its first training examples, solved, before every test prompt."""
+    shown = "".join(f"{sample.prompt} {sample.answer}\n\n" for sample in task.train[:shots])
+    test = [replace(sample, prompt=shown + str(sample.prompt)) for sample in task.test]
+    return replace(task, test=test)
 
 
 def _encoded(samples: Sequence[Sample], tokenizer: Any, length: int) -> Table | None:

@@ -9,6 +9,7 @@ Source: Wang et al., "TRACE" (2023).
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,13 +17,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
+from torch import Tensor
 
 from holdfast.checkpoint import write_atomically
+from holdfast.data import Batch
 from holdfast.errors import UsageError
-from holdfast.evaluation import Scores
+from holdfast.evaluation import Scores, undisturbed
 from holdfast.language.generate import generate
+from holdfast.language.objective import CausalLM
+from holdfast.streams.language import python
 from holdfast.streams.language.answers import TaskScorer
+from holdfast.streams.language.corpora import corpora
 
 if TYPE_CHECKING:
     from holdfast.learner import Learner
@@ -105,6 +112,36 @@ def judged(
         raise UsageError(f"A judge answers 1, 0 or -1 to each prompt; given: {strange[:3]}.")
     count = len(verdicts)
     return Judged(*(sum(v == which for v in verdicts) / count for which in (1, 0, -1)))
+
+
+def mini_suite(tokenizer: Any, rows: int = 32, length: int = 128) -> dict[str, Suite]:
+    """General abilities for models too small for benchmarks: held-out documentation of Python.
+
+    `tokens`: the share of tokens that are the likeliest; `likelihood`: the geometric mean of their
+    probabilities.
+
+    Args:
+        tokenizer: Of the model.
+        rows: Of text.
+        length: Tokens of each.
+    """
+    table = corpora(
+        [("docs", python.documentation)], tokenizer, length=length, limit=1, test_limit=rows
+    )[0].test
+    objective = CausalLM()
+
+    def mean(model: Any, of: Callable[[Tensor, Batch], Tensor]) -> float:
+        with undisturbed(model, device=model.device):
+            parts = [
+                of(objective.forward(model, batch), batch)
+                for batch in table.to(model.device).chunks(16)
+            ]
+        return float(torch.cat(parts).mean())
+
+    return {
+        "tokens": lambda model, _: mean(model, objective.scores),
+        "likelihood": lambda model, _: math.exp(-mean(model, objective.losses)),
+    }
 
 
 class TraceEvaluator:
