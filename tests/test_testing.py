@@ -198,6 +198,8 @@ class RefusesWithAWord(Method):
 
 
 class ConcealsThatItNeedsFeatures(Method):
+    tags = Tags("bound", "", "")  # of classes only
+
     def setup(self, learner):
         learner.model.features(learner.stream[0].train["x"][:1])
 

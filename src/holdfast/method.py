@@ -77,8 +77,8 @@ Kept = Literal["examples", "outputs", "model", "parameters", "prototypes"]
 
 KINDS: dict[str, str] = {
     "class": "class-incremental",
-    "domain": "domain-incremental",
     "task": "task-incremental",
+    "domain": "domain-incremental",
     "text": "language",
 }
 """Kinds of streams, in words."""

@@ -149,5 +149,5 @@ def test_specs_name_recipes() -> None:
 
 def test_the_warm_up_rises_in_a_line_and_the_cosine_ends_at_the_floor() -> None:
     schedule = zoo.WarmCosine(4, floor=0.1)
-    factors = [schedule.factor(update, 104, update) for update in (0, 3, 4, 54, 104)]
+    factors = [schedule.factor(update, 104, update, 0) for update in (0, 3, 4, 54, 104)]
     assert factors == pytest.approx([0.25, 1.0, 1.0, 0.55, 0.1])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from torch import nn
+
 from holdfast.data import Batch, concat
 from holdfast.errors import at_least
 from holdfast.memory.buffer import Buffer, Retrieval, Storage
@@ -12,7 +14,7 @@ from holdfast.method import ALL_KINDS, Method, Tags
 
 if TYPE_CHECKING:
     from holdfast.learner import Learner
-    from holdfast.stream import Experience
+    from holdfast.stream import Experience, Stream
 
 
 class ER(Method):
@@ -59,6 +61,15 @@ class ER(Method):
         self.capacity, self.batch_size, self.insert_epochs = capacity, batch_size, insert_epochs
         self.storage, self.retrieval = storage, retrieval
         self.buffer = Buffer(capacity, storage, retrieval)
+
+    def refusal(self, stream: Stream, model: nn.Module) -> str | None:
+        by_class = {self.storage, self.retrieval} & {"class_balanced", "ring", "herding"}
+        if by_class and not stream.classes:
+            return (
+                f"ER with {' and '.join(sorted(by_class))} goes by classes, and {stream.name!r} "
+                "has none: use storage='reservoir' and retrieval='uniform'."
+            )
+        return super().refusal(stream, model)
 
     def batch(self, learner: Learner, batch: Batch) -> Batch:
         replayed = self.buffer.sample(self.batch_size or learner.batch_size, learner.generator)
