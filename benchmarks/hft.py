@@ -52,8 +52,8 @@ class Side(NamedTuple):
         trained = [p for p in self.model.parameters() if p.requires_grad]
         return {
             "trained": sum(p.numel() for p in trained),
-            "gradients": sum(g.numel() * g.element_size() for g in gradients),
-            "optimizer": sum(s.numel() * s.element_size() for s in state),
+            "gradient_bytes": sum(g.numel() * g.element_size() for g in gradients),
+            "state_bytes": sum(s.numel() * s.element_size() for s in state),
         }
 
 
@@ -145,15 +145,14 @@ def show(embeddings: str, found: dict[str, Any]) -> None:
             f"{part + ', ms':<20} {f['full_ms']:>10.1f} {f['half_ms']:>10.1f} {f['ratio']:>7.3f}  "
             f"({f['least']:.3f} to {f['most']:.3f})"
         )
-    for name, unit, scale in (
-        ("trained", "million weights", 1e6),
-        ("gradients", "MiB", 2**20),
-        ("optimizer", "state, MiB", 2**20),
+    for name, words, scale in (
+        ("trained", "weights, millions", 1e6),
+        ("gradient_bytes", "gradients, MiB", 2**20),
+        ("state_bytes", "optimizer, MiB", 2**20),
     ):
         f = found[name]
         print(
-            f"{f'{name}, {unit}':<20} {f['full'] / scale:>10.1f} {f['half'] / scale:>10.1f} "
-            f"{f['ratio']:>7.3f}"
+            f"{words:<20} {f['full'] / scale:>10.1f} {f['half'] / scale:>10.1f} {f['ratio']:>7.3f}"
         )
 
 

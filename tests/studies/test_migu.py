@@ -79,6 +79,13 @@ def test_a_way_holds_the_task_in_training_against_the_mean_of_those_before():
     assert found == [{"update": float(u), "old": 1.5 * u, "new": 5.0 - u} for u in (2, 3, 4)]
 
 
+def test_what_is_forgotten_is_counted_from_when_a_task_was_just_learned():
+    points = [{"update": float(u), "a": 1.0 + u, "b": abs(u - 2.0), "c": 4.0 - u} for u in range(4)]
+    found = migu._losses(points, ["a", "b", "c"], [0, 1, 2, 3])
+    assert found["learned_loss"] == (0.0 + 1.0) / 2
+    assert found["forgotten"] == ((4.0 - 2.0) + (1.0 - 0.0)) / 2
+
+
 def made(good):
     """Results by hand in which MIGU is better in every way, or worse."""
     order = ["full", "full, half rate", "random rows", "MIGU", "MIGU, held still"]
@@ -90,6 +97,7 @@ def made(good):
             "accuracy": 0.5 + gain,
             "chosen_accuracy": 0.5 + gain,
             "bwt": -0.5 + gain,
+            "forgotten": 3.0 - gain,
             "learned": 0.9 if good or arm != "MIGU" else 0.8,
             "way": [
                 {"update": 0.0, "old": 1.0, "new": 3.0},

@@ -68,7 +68,7 @@ ARMS: dict[str, Mapping[str, Any]] = {
 TASKS = ("topics", "calls", "modules")
 """Abilities in place of the benchmark's tasks, where its data are not at hand."""
 
-CHARACTERS = 120
+CHARACTERS = 100
 """Of each text of the benchmark that are shown."""
 
 
@@ -76,20 +76,23 @@ def arms(scale: Scale) -> dict[str, Settings]:
     """The setting at a scale, changed by every arm.
 
     Learning rates, the number of examples and their length were fixed on seed 100, which no verdict
-    uses, so that plain training learns each task; the quantile is the paper's.
+    uses, in what time allows: DBpedia is learned (two thirds right of fourteen topics), AG News a
+    little, and Amazon's five sentiments not beyond chance; with LoRA, a little more than the form
+    of the answers. Of earlier tasks hardly an answer is written right in any arm, so losses are
+    judged beside exact matches. The quantile is the paper's.
     """
     quick = scale == "quick"
     base: Settings = {
         "stream": "cl15" if scale == "data" else "abilities",
-        "examples": 16 if quick else 2000,
-        "test": 6 if quick else 100,
-        "length": 72,
-        "epochs": 1 if quick else 3,
+        "examples": 16 if quick else 1120,
+        "test": 4 if quick else 80,
+        "length": 64,
+        "epochs": 1 if quick else 2,
         "size": "random" if quick else "0.5M",
         "probe": 2 if quick else 16,
-        "rows": 4 if quick else 16,
+        "rows": 4 if quick else 8,
         "lr": 1e-3,
-        "lora_lr": 3e-3,
+        "lora_lr": 5e-3,
         "rate": 1.0,
         "rank": 8,
         "quantile": 0.7,
@@ -125,7 +128,7 @@ def measure(settings: Settings, seed: int) -> Measured:
     english = _english(settings["size"], settings["probe"])
     tests = {experience.name: experience.test for experience in stream}
     learner.start(stream)
-    watch = Watch({"english": english, **tests}, every=max(1, _updates(stream, settings) // 10))
+    watch = Watch({"english": english, **tests}, every=max(1, _updates(stream, settings) // 6))
     watch.look(learner)
     record = learner.learn(stream, [watch])
     if settings["profiles"]:
@@ -137,6 +140,7 @@ def measure(settings: Settings, seed: int) -> Measured:
         "accuracy": metrics.average_accuracy(record.matrix),
         "bwt": metrics.backward_transfer(record.matrix),
         "learned": float(np.mean(np.diag(record.matrix)[1:])),
+        **_losses(watch.way, list(tests), ends),
         "chosen_accuracy": float(np.mean(record.measures["chosen"][-1])),
         "english": watch.way[-1]["english"] - watch.way[0]["english"],
         "ways": [_way(watch.way, list(tests), ends, place) for place in range(1, len(tests))],
@@ -230,6 +234,19 @@ def _updates(stream: Stream, settings: Settings) -> int:
     return len(stream[0].train) * epochs // int(settings["rows"])
 
 
+def _losses(
+    way: Sequence[Mapping[str, float]], names: Sequence[str], ends: Any
+) -> dict[str, float]:
+    """Loss of tasks when just learned, and its rise from there to the end of all tasks.
+
+    Of the tasks from the second on, and of those before the last.
+    """
+    at = {point["update"]: point for point in way}
+    learned = [at[float(end)][name] for name, end in zip(names, ends[1:], strict=True)]
+    rises = [way[-1][name] - loss for name, loss in zip(names, learned, strict=True)]
+    return {"learned_loss": float(np.mean(learned[1:])), "forgotten": float(np.mean(rises[:-1]))}
+
+
 def _way(
     way: Sequence[Mapping[str, float]], names: Sequence[str], ends: Any, place: int
 ) -> list[dict[str, float]]:
@@ -256,6 +273,14 @@ def _gain(arm: str, other: str, key: str = "accuracy", bound: float = 0.0) -> Co
         f"{words[key]}: {arm} minus {other}",
         lambda results: results.less(arm, other, key),
         bound,
+    )
+
+
+def _kept(arm: str, other: str) -> Condition:
+    return Condition(
+        f"rise of the loss of earlier tasks by the end (nats): {other} minus {arm}",
+        lambda results: results.less(other, arm, "forgotten"),
+        percent=False,
     )
 
 
@@ -295,7 +320,7 @@ CLAIMS = (
     ),
     Claim(
         "Less is forgotten than in updating all.",
-        (_gain("MIGU", "full", "bwt"), _cut("MIGU", "full", "updates")),
+        (_gain("MIGU", "full", "bwt"), _kept("MIGU", "full"), _cut("MIGU", "full", "updates")),
     ),
     Claim(
         "It is the choice of rows: as many at random do less well.",
@@ -307,7 +332,11 @@ CLAIMS = (
     ),
     Claim(
         "With LoRA too, the loudest rows alone do better than all of them.",
-        (_gain("LoRA + MIGU", "LoRA"), _gain("LoRA + MIGU", "LoRA", "bwt")),
+        (
+            _gain("LoRA + MIGU", "LoRA"),
+            _gain("LoRA + MIGU", "LoRA", "bwt"),
+            _kept("LoRA + MIGU", "LoRA"),
+        ),
     ),
     Claim(
         "With LoRA too, it is the choice of rows, and not that fewer move.",
@@ -346,13 +375,26 @@ def grids(results: Results) -> list[Grid]:
     names = results.runs["full"][0]["tasks"]
     columns = ("accuracy", "bwt", "learned", "chosen_accuracy")
     scores = Grid(
-        "Exact match, backward transfer, choosing (%); rise of English loss (nats a token)",
-        ("arm", "in the end", "BWT", "when learned", "choosing", "English rise"),
+        "Exact match, backward transfer, choosing (%); losses (nats a token): of later tasks when "
+        "learned, rises of earlier tasks and of English",
+        (
+            "arm",
+            "in the end",
+            "BWT",
+            "when learned",
+            "choosing",
+            "loss when learned",
+            "forgotten",
+            "English",
+        ),
         tuple(
             (
                 arm,
                 *(shown(results.values(arm, key)) for key in columns),
-                shown(results.values(arm, "english"), percent=False),
+                *(
+                    shown(results.values(arm, key), percent=False)
+                    for key in ("learned_loss", "forgotten", "english")
+                ),
             )
             for arm in results.runs
         ),
@@ -432,7 +474,7 @@ STUDY = Study(
         "Updating only the rows that answer loudest to the batch at hand keeps earlier tasks, "
         "without their data."
     ),
-    minutes={"data": 15, "digits": 12, "quick": 0.5},
+    minutes={"data": 25, "digits": 20, "quick": 0.5},
     data=tuple(f"cl15/{name}_train.jsonl.gz" for name in ("dbpedia", "amazon", "agnews")),
     arms=arms,
     measure=measure,
@@ -444,7 +486,7 @@ STUDY = Study(
         "RoBERTa and Llama 2 of 7 billion weights.",
         "The second order without Yahoo, which is not at hand: DBpedia, Amazon, AG News. Where the "
         "benchmark's data are not at hand either: topics, calls and modules, from Python itself.",
-        "2000 examples a task, gone through three times; the prompt is the beginning of the text "
+        "1120 examples a task, gone through twice; the prompt is the beginning of the text "
         "and, after it, the name of the task, so that so small a model can see it.",
         "The learning rate is ten times the paper's, for a model a thousand times smaller.",
     ),

@@ -164,9 +164,10 @@ def _mark(finding: Finding) -> str:
 
 
 def _ran(outcome: Outcome) -> str:
-    streams = sorted({str(settings["stream"]) for settings in outcome.settings.values()})
+    told = [settings["stream"] for settings in outcome.settings.values() if "stream" in settings]
+    on = f", on {'; '.join(sorted(set(told)))}" if told else ""
     return (
-        f"{len(outcome.settings)} arms, {outcome.seeds} seeds, on {'; '.join(streams)}. "
+        f"{len(outcome.settings)} arms, {outcome.seeds} seeds{on}. "
         f"Means over seeds with 95 % intervals. All runs together took {outcome.minutes:.1f} "
         "minutes of one process."
     )
