@@ -91,7 +91,7 @@ def arms(scale: Scale) -> dict[str, Settings]:
         "level": "category",
         "complement": False,
         "embeddings": "train",
-        "strength": 1.0,
+        "strength": 0.01,
         "size": "random" if quick else "0.5M",
         "updates": 4 if quick else 120,
         "rows": 2 if quick else 8,

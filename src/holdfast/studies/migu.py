@@ -76,7 +76,7 @@ def arms(scale: Scale) -> dict[str, Settings]:
     """The setting at a scale, changed by every arm.
 
     Learning rates, the number of examples and their length were fixed on seed 100, which no verdict
-    uses, in what time allows: DBpedia is learned (two thirds right of fourteen topics), AG News a
+    uses, in what time allows: DBpedia is learned (half right of fourteen topics), AG News a
     little, and Amazon's five sentiments not beyond chance; with LoRA, a little more than the form
     of the answers. Of earlier tasks hardly an answer is written right in any arm, so losses are
     judged beside exact matches. The quantile is the paper's.
