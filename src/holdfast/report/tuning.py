@@ -68,6 +68,7 @@ def change(difference: Difference, percent: bool) -> str:
 def render(outcome: Outcome) -> str:
     """The page as text; it needs nothing but a browser."""
     from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
 
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -77,7 +78,7 @@ def render(outcome: Outcome) -> str:
     recipe = outcome.recipe
     plain: Sequence[SetDiff | None] = outcome.plain or [None] * len(outcome.sets)
     return template.render(
-        css=(folder / "page.css").read_text(encoding="utf-8"),
+        css=Markup((folder / "page.css").read_text(encoding="utf-8")),  # our own: quotes stay
         recipe=recipe,
         settings=_settings(outcome),
         sets=[
@@ -95,10 +96,8 @@ def render(outcome: Outcome) -> str:
 def summary(outcome: Outcome) -> str:
     """What happened, in a sentence or two."""
     gained, guards = outcome.sets[0], outcome.sets[1:]
-    learned = {
-        "gain": f"What is held out of {gained.name} got better",
-        "same": f"What is held out of {gained.name} got neither better nor worse beyond chance",
-    }.get(gained.verdict, f"What is held out of {gained.name} got worse")
+    words = {"gain": "got better", "same": "is as before beyond chance"}
+    learned = f"{gained.name} {words.get(gained.verdict, 'got worse')}{_beside(gained)}"
     if not guards:
         return f"{learned}. No guard set was given, so nothing is known of what was lost."
     lost = [found.name for found in guards if found.verdict == "drop"]
@@ -107,7 +106,16 @@ def summary(outcome: Outcome) -> str:
         if lost
         else "on no guard set more was lost than is allowed"
     )
-    return f"{learned}; {kept}."
+    moved = [f"{found.name}{_beside(found)}" for found in guards if _beside(found)]
+    return f"{learned}; {kept}." + (f" Yet look at {'; '.join(moved)}." if moved else "")
+
+
+def _beside(found: SetDiff) -> str:
+    """What the loss says where the score says nothing: all wrong before and after, say."""
+    loss = found.loss_difference
+    if found.verdict != "same" or found.score is None or loss is None or not loss.significant:
+        return ""
+    return f" by its {found.metric}, while its loss {'rose' if loss.value > 0 else 'fell'}"
 
 
 def _settings(outcome: Outcome) -> list[tuple[str, Any]]:
