@@ -178,4 +178,7 @@ def test_every_named_stream_is_built(name):
     entry = streams.entry(name)
     assert len(stream) == entry.experiences
     assert stream.scenario == entry.scenario
-    assert all(experience.train["x"].dtype == torch.uint8 for experience in stream)
+    if stream.scenario == "text":
+        assert all(experience.train["input_ids"].dtype == torch.int64 for experience in stream)
+    else:
+        assert all(experience.train["x"].dtype == torch.uint8 for experience in stream)
