@@ -4,7 +4,8 @@
 
 `nothing`: a Trainer with `attach(trainer, [])` by one without. `hooks`: with a method that has all
 hooks of a step and does nothing in them. `learner`: our loop by a Trainer on the same batches. Both
-sides of a pair do the same arithmetic, and end with the same weights, to rounding. Blocks of a few
+sides of a pair do the same arithmetic: after the first block their weights are the same, to
+rounding (rounding grows with the hundreds of updates that follow). Blocks of a few
 updates take turns in one process, in changing order, so that whatever else the machine does meets
 both; figures are medians over pairs of neighbouring blocks, of all seconds and of processor
 seconds. The latter hardly feel a busy machine, and are what is held against the target.
@@ -143,13 +144,16 @@ def compare(one: Any, other: Any, pairs: int) -> dict[str, Any]:
     processor: tuple[list[float], list[float]] = ([], [])
     for run in (run_first, run_second):  # once to warm up
         run()
+    with torch.no_grad():
+        parameters = zip(first.parameters(), second.parameters(), strict=True)
+        apart = max(float((a - b).abs().max()) for a, b in parameters)
     for pair in range(pairs):
         for side in (0, 1) if pair % 2 else (1, 0):
             start, used = time.perf_counter(), time.process_time()
             (run_first, run_second)[side]()
             wall[side].append(time.perf_counter() - start)
             processor[side].append(time.process_time() - used)
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"weights apart": apart}
     for name, spent in (("wall", wall), ("processor", processor)):
         ratios = sorted(b / a for a, b in zip(*spent, strict=True))
         found[name] = {
@@ -157,9 +161,6 @@ def compare(one: Any, other: Any, pairs: int) -> dict[str, Any]:
             "quartiles": [ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]],
             "milliseconds an update": [1000 * statistics.median(s) / UPDATES for s in spent],
         }
-    with torch.no_grad():
-        parameters = zip(first.parameters(), second.parameters(), strict=True)
-        found["weights apart"] = max(float((a - b).abs().max()) for a, b in parameters)
     return found
 
 
