@@ -104,8 +104,10 @@ def verdicts(better):
     sign = 1 if better else -1
     runs = {}
     for arm in i_lora.ARMS:
-        good = arm.startswith("I-LoRA") and "no consistency" not in arm
+        good = arm.startswith("I-LoRA") and "no consistency" not in arm and "dropout" not in arm
         edge = 0.2 * sign * good + 0.1 * sign * (arm == "I-LoRA")
+        if arm == "I-LoRA, target slow":
+            edge += 0.1 if better else -0.2
         rise = 1 - 0.5 * sign * good
         runs[arm] = [
             run(
