@@ -466,7 +466,7 @@ STUDY = Study(
         "Re-warming, re-decaying and a little replay match training from scratch on everything, "
         "for less compute; an infinite schedule needs no budget known beforehand."
     ),
-    minutes={"data": 13, "digits": 13, "quick": 1},
+    minutes={"data": 18, "digits": 18, "quick": 1},
     data=(),
     arms=arms,
     measure=measure,

@@ -416,7 +416,7 @@ STUDY = Study(
         "Special abilities first, then the general one with a little of them, keep what training "
         "on one after another forgets."
     ),
-    minutes={"data": 18, "digits": 18, "quick": 0.6},
+    minutes={"data": 13, "digits": 13, "quick": 0.6},
     data=("banking77/train.jsonl.gz", "clinc150/train.jsonl.gz"),
     arms=arms,
     measure=measure,
