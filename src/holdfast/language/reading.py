@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,11 +39,12 @@ class Reading:
 
 
 def read_questions(model: Any, questions: Sequence[Question], budget: int) -> Reading:
-    """Read all questions, those of similar length together.
+    """Read all questions, those of similar length together, and what they share only once.
 
     Args:
         model: In evaluation mode, without gradients.
-        questions: Any number.
+        questions: Any number. Where several have the same tokens given, as the choices of one
+            prompt have, a causal model reads these once and goes on from its cache.
         budget: Tokens of a pass, padding included; a longer row is read alone.
     """
     seq2seq = bool(model.config.is_encoder_decoder)
@@ -54,10 +56,13 @@ def read_questions(model: Any, questions: Sequence[Question], budget: int) -> Re
         np.full(count, -1),
         np.zeros(count),
     )
-    for rows in by_length(questions, budget, seq2seq):
+    read = _decoded if seq2seq else _continued
+    order = by_length(questions, budget, seq2seq)
+    if not seq2seq and _sharing(model, questions):
+        read, order = _shared, by_prompt(questions, budget)
+    for rows in order:
         of = [questions[i] for i in rows]
-        logits, labels = (_decoded if seq2seq else _continued)(model, of)
-        for name, values in _judged(logits, labels, len(of)).items():
+        for name, values in _judged(*read(model, of), len(of)).items():
             getattr(found, name)[rows] = values.cpu().numpy()
     return found
 
@@ -78,12 +83,89 @@ def by_length(questions: Sequence[Question], budget: int, seq2seq: bool) -> Iter
         yield batch
 
 
+def by_prompt(questions: Sequence[Question], budget: int) -> Iterator[list[int]]:
+    """The same, with questions of one prompt next to one another."""
+    order = sorted(
+        range(len(questions)), key=lambda i: (-len(questions[i].given), questions[i].given)
+    )
+    batch: list[int] = []
+    longest = 0
+    for i in order:
+        length = len(questions[i].given) + len(questions[i].asked)
+        longest = max(longest, length)
+        if batch and longest * (len(batch) + 1) > budget:
+            yield batch
+            batch, longest = [], length
+        batch.append(i)
+    if batch:
+        yield batch
+
+
 def _continued(model: Any, questions: Sequence[Question]) -> tuple[Tensor, Tensor]:
     """Logits of a causal model before each label, and labels."""
     ids, mask = padded([q.given + q.asked for q in questions], 0, model.device)
     labels, _ = padded([[-100] * len(q.given) + q.asked for q in questions], -100, model.device)
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    return logits[:, :-1], labels[:, 1:]
+    # The head is by far the widest layer of a small model: it reads no prompts.
+    wanted = ids.shape[1] + 1 - min(len(q.given) for q in questions)
+    kept = {"logits_to_keep": wanted} if "logits_to_keep" in _takes(model) else {}
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **kept).logits
+    return logits[:, :-1], labels[:, 1 + labels.shape[1] - logits.shape[1] :]
+
+
+def _shared(model: Any, questions: Sequence[Question]) -> tuple[Tensor, Tensor]:
+    """The same, each prompt read once, but for its last token, which all answers begin with."""
+    prompts = list(dict.fromkeys(tuple(q.given) for q in questions))
+    place = {prompt: i for i, prompt in enumerate(prompts)}
+    owner = torch.tensor([place[tuple(q.given)] for q in questions], device=model.device)
+    # On the left, so that every prompt ends where its answers begin.
+    turned, mask = padded([prompt[-2::-1] for prompt in prompts], 0, model.device)
+    ids, mask = turned.flip(1), mask.flip(1)
+    takes = _takes(model)
+    kept = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
+    at = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)} if "position_ids" in takes else {}
+    given = model(input_ids=ids, attention_mask=mask, use_cache=True, **kept, **at)
+    cache: Any = getattr(given, "past_key_values", None)
+    if not _repeatable(cache):
+        return _continued(model, questions)
+    cache.reorder_cache(owner)
+    tails, own = padded([[q.given[-1], *q.asked[:-1]] for q in questions], 0, model.device)
+    if at:
+        steps = torch.arange(tails.shape[1], device=model.device)
+        at = {"position_ids": mask.sum(1)[owner, None] + steps}
+    logits = model(
+        input_ids=tails,
+        attention_mask=torch.cat([mask[owner], own], 1),
+        past_key_values=cache,
+        use_cache=True,
+        **at,
+    ).logits
+    labels, _ = padded([q.asked for q in questions], -100, model.device)
+    return logits, labels
+
+
+def _sharing(model: Any, questions: Sequence[Question]) -> bool:
+    """Whether a prompt has several answers, and the model can be asked them one after another."""
+    config = getattr(model, "active_peft_config", None)
+    if config is not None and config.is_prompt_learning:  # it has a cache of its own in front
+        return False
+    distinct = {tuple(q.given) for q in questions}
+    return len(distinct) < len(questions) and min(map(len, distinct)) > 1
+
+
+def _repeatable(cache: Any) -> bool:
+    """Whether a cache is one of keys and values alone, of which a row can stand for several."""
+    from transformers import cache_utils
+
+    plain = (cache_utils.DynamicLayer, cache_utils.DynamicSlidingWindowLayer)
+    return type(cache) is cache_utils.DynamicCache and all(
+        type(layer) in plain for layer in cache.layers
+    )
+
+
+def _takes(model: Any) -> Mapping[str, inspect.Parameter]:
+    """What the forward pass of a model takes by name, under any adapters."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return inspect.signature(base.forward).parameters
 
 
 def _decoded(model: Any, questions: Sequence[Question]) -> tuple[Tensor, Tensor]:
