@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.config import FORMAT, Config
+from holdfast.config import Config
 from holdfast.errors import UsageError
+from holdfast.settings import FORMAT
 
 CONFIG = Config("split-digits", "er(capacity=50)+wa", model="mlp(width=32)", lr=0.03, epochs=2)
 

@@ -6,38 +6,17 @@ streams, methods and models are looked up when they are built; ranges are checke
 
 from __future__ import annotations
 
-import json
-import math
-import types
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from functools import cache
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import ClassVar
 
-from holdfast.errors import UsageError, unknown
+from holdfast.errors import UsageError
+from holdfast.settings import Settings, setting
 from holdfast.spec import parse, parse_one
-
-FORMAT = 1
-"""Of configurations as JSON; raised when older code could misread what newer code writes."""
-
-
-def setting(
-    default: Any,
-    help: str,
-    *,
-    least: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
-    choices: tuple[str, ...] = (),
-) -> Any:
-    """A field of `Config` with its range and the line that explains it on the command line."""
-    limits = {"least": least, "above": above, "below": below, "choices": choices}
-    return field(default=default, metadata={"help": help, **limits})
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Everything a run is given.
 
     Attributes:
@@ -74,6 +53,8 @@ class Config:
         >>> Config("split-digits", "er( capacity = 200 )").method
         'er(capacity=200)'
     """
+
+    called: ClassVar[str] = "configuration"
 
     stream: str
     method: str
@@ -118,8 +99,7 @@ class Config:
     device: str = setting("auto", "auto, cpu or cuda.", choices=("auto", "cpu", "cuda"))
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            object.__setattr__(self, name, checked(name, value))
+        super().__post_init__()
         if self.momentum is not None and self.optimizer not in (None, "sgd"):
             raise UsageError(
                 f"momentum belongs to sgd; {self.optimizer} has its own. "
@@ -129,60 +109,6 @@ class Config:
         if self.model is not None and not is_folder(self.model):
             object.__setattr__(self, "model", str(parse_one(self.model)))
 
-    def to_dict(self) -> dict[str, Any]:
-        """The configuration as JSON values, with the format's number."""
-        return {"format": FORMAT, **asdict(self)}
-
-    @staticmethod
-    def from_dict(state: Mapping[str, Any], where: str = "The configuration") -> Config:
-        """The inverse of `to_dict`.
-
-        Args:
-            where: What to call it in messages.
-
-        Raises:
-            UsageError: If it comes from a newer version, has keys that do not exist, lacks some or
-                has values out of range.
-        """
-        written = state.get("format", FORMAT)
-        if not isinstance(written, int) or written > FORMAT:
-            raise UsageError(
-                f"{where} was written by a newer holdfast (format {written}; this one reads up to "
-                f"{FORMAT}). Update holdfast to use it."
-            )
-        values = {name: value for name, value in state.items() if name != "format"}
-        for name in values:
-            if name not in SETTINGS:
-                raise unknown("setting", name, SETTINGS)
-        for name in ("stream", "method"):
-            if name not in values:
-                raise UsageError(f"{where} names no {name}.")
-        return Config(**values)
-
-    def write(self, path: Path) -> None:
-        """Write it as JSON, wholly or not at all."""
-        from holdfast.checkpoint import write_atomically
-
-        write_atomically(path, (json.dumps(self.to_dict(), indent=1) + "\n").encode())
-
-    @staticmethod
-    def read(path: Path) -> Config:
-        """What `write` wrote.
-
-        Raises:
-            UsageError: If the file is missing, unreadable or not a configuration.
-        """
-        return Config.from_dict(read_json(path, "a configuration"), str(path))
-
-    def differences(self, other: Config) -> list[str]:
-        """What differs from `other`, one phrase a setting; empty if they are equal."""
-        mine, theirs = asdict(self), asdict(other)
-        return [
-            f"{name} is {_shown(theirs[name])} there and {_shown(mine[name])} here"
-            for name in mine
-            if mine[name] != theirs[name]
-        ]
-
 
 def is_folder(model: str) -> bool:
     """Whether a model is named by the folder that holds it: a path, or the name of one here."""
@@ -191,85 +117,3 @@ def is_folder(model: str) -> bool:
 
 SETTINGS = {setting.name: setting for setting in fields(Config)}
 """The fields of `Config` by name."""
-
-_hints = cache(get_type_hints)
-
-
-def kind(name: str, of: type = Config) -> type:
-    """The type of a setting, without None."""
-    hint = _hints(of)[name]
-    found: type = get_args(hint)[0] if isinstance(hint, types.UnionType) else hint
-    return get_origin(found) or found
-
-
-def checked(name: str, value: Any, of: type = Config) -> Any:
-    """`value`, if it may stand for the setting `name`.
-
-    Args:
-        of: The class whose setting it is.
-
-    Raises:
-        UsageError: If it has the wrong type or is out of range.
-    """
-    wanted = kind(name, of)
-    limits: Mapping[str, Any] = next(f for f in fields(of) if f.name == name).metadata
-    if value is None and isinstance(_hints(of)[name], types.UnionType):
-        return None
-    if wanted is tuple:
-        return _texts(name, value)
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    fits = isinstance(value, wanted) and isinstance(value, bool) == (wanted is bool)
-    if not fits:
-        article = "an" if wanted is int else "a"
-        kinds = {int: "integer", float: "number", str: "text", bool: "truth value"}
-        raise UsageError(f"{name} must be {article} {kinds[wanted]}; given: {value!r}.")
-    if limits.get("choices") and value not in limits["choices"]:
-        raise unknown(name, value, limits["choices"])
-    least, above, below = limits.get("least"), limits.get("above"), limits.get("below")
-    asked = [
-        *([f"at least {least}"] if least is not None else []),
-        *([f"above {above}"] if above is not None else []),
-        *([f"below {below}"] if below is not None else []),
-    ]
-    if asked and not (
-        math.isfinite(value)
-        and (least is None or value >= least)
-        and (above is None or value > above)
-        and (below is None or value < below)
-    ):
-        raise UsageError(f"{name} must be {' and '.join(asked)}; given: {value}.")
-    return value
-
-
-def _texts(name: str, value: Any) -> tuple[str, ...]:
-    """One or several texts, such as paths."""
-    several = [value] if isinstance(value, (str, Path)) else value
-    if not isinstance(several, (list, tuple)) or not all(
-        isinstance(item, (str, Path)) for item in several
-    ):
-        raise UsageError(f"{name} must be text or a list of texts; given: {value!r}.")
-    return tuple(str(item) for item in several)
-
-
-def read_json(path: Path, what: str) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        UsageError: If the file is missing, unreadable or holds anything else.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UsageError(f"There is no file {path}.") from error
-    except OSError as error:
-        raise UsageError(f"Cannot read {path}: {error.strerror or error}.") from error
-    except ValueError as error:
-        raise UsageError(f"{path} is damaged or not {what}: it is not valid JSON.") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"{path} is not {what}: it holds no JSON object.")
-    return content
-
-
-def _shown(value: Any) -> str:
-    return "the default" if value is None else str(value)

@@ -5,22 +5,16 @@ Nothing here imports PyTorch, so that the command line can list its options at o
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import ClassVar
 
-from holdfast.config import checked, read_json, setting
-from holdfast.errors import UsageError, unknown
+from holdfast.errors import UsageError
+from holdfast.settings import Settings, setting
 from holdfast.spec import parse, parse_one
-
-FORMAT = 1
-"""Of recipes as JSON; raised when older code could misread what newer code writes."""
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Settings):
     """Everything that fine-tuning a language model is given.
 
     Attributes:
@@ -71,6 +65,8 @@ class Recipe:
         'replay(fraction=0.1)'
     """
 
+    called: ClassVar[str] = "recipe"
+
     model: str = setting("", "Folder of a Hugging Face checkpoint or PEFT adapter.")
     data: tuple[str, ...] = setting((), "File or folder to learn from; may be given again.")
     method: str = setting("finetune", "What keeps the model from forgetting, such as 'hft'.")
@@ -113,8 +109,7 @@ class Recipe:
     trust_remote_code: bool = setting(False, "Run Python code that the checkpoint brings.")
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            object.__setattr__(self, name, checked(name, value, Recipe))
+        super().__post_init__()
         if not self.model:
             raise UsageError("Say which model is to be fine-tuned: --model FOLDER.")
         if not self.data:
@@ -122,58 +117,6 @@ class Recipe:
         object.__setattr__(self, "method", "+".join(str(spec) for spec in parse(self.method)))
         if self.lora is not None:
             object.__setattr__(self, "lora", str(parse_one(self.lora)))
-
-    def to_dict(self) -> dict[str, Any]:
-        """The recipe as JSON values, with the format's number."""
-        state = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
-        return {"format": FORMAT, **state}
-
-    @staticmethod
-    def from_dict(state: Mapping[str, Any], where: str = "The recipe") -> Recipe:
-        """The inverse of `to_dict`.
-
-        Args:
-            where: What to call it in messages.
-
-        Raises:
-            UsageError: If it comes from a newer version, has keys that do not exist, or has values
-                out of range.
-        """
-        written = state.get("format", FORMAT)
-        if not isinstance(written, int) or written > FORMAT:
-            raise UsageError(
-                f"{where} was written by a newer holdfast (format {written}; this one reads up to "
-                f"{FORMAT}). Update holdfast to use it."
-            )
-        values = {name: value for name, value in state.items() if name != "format"}
-        for name in values:
-            if name not in SETTINGS:
-                raise unknown("setting", name, SETTINGS)
-        return Recipe(**values)
-
-    def write(self, path: Path) -> None:
-        """Write it as JSON, wholly or not at all."""
-        from holdfast.checkpoint import write_atomically
-
-        write_atomically(path, (json.dumps(self.to_dict(), indent=1) + "\n").encode())
-
-    @staticmethod
-    def read(path: Path) -> Recipe:
-        """What `write` wrote.
-
-        Raises:
-            UsageError: If the file is missing, unreadable or not a recipe.
-        """
-        return Recipe.from_dict(read_json(path, "a recipe"), str(path))
-
-    def differences(self, other: Recipe) -> list[str]:
-        """What differs from `other`, one phrase a setting; empty if they are equal."""
-        mine, theirs = asdict(self), asdict(other)
-        return [
-            f"{name} is {theirs[name]} there and {mine[name]} here"
-            for name in mine
-            if mine[name] != theirs[name]
-        ]
 
 
 SETTINGS = {setting.name: setting for setting in fields(Recipe)}

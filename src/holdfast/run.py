@@ -24,10 +24,11 @@ import torch
 from torch import nn
 
 from holdfast import augment, catalogue, checkpoint, models, streams
-from holdfast.config import Config, is_folder, read_json
+from holdfast.config import Config, is_folder
 from holdfast.errors import CheckpointError, RunError, UsageError
 from holdfast.learner import Learner, Observer
 from holdfast.optim import schedules
+from holdfast.settings import read_json
 from holdfast.store import Result
 from holdfast.stream import Stream
 

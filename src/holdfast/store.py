@@ -20,10 +20,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from holdfast.config import read_json
 from holdfast.errors import RunError, UsageError
 from holdfast.evaluation import Record
 from holdfast.metrics import average_accuracy, curve_summary, summary
+from holdfast.settings import read_json
 
 SCHEMA = 1
 """Of the database; raised when older code could misread what newer code writes."""

@@ -306,7 +306,7 @@ def test_every_command_explains_itself_in_eighty_columns(call: Call) -> None:
         assert name in overview.stdout
         text = call(name, "--help").stdout
         assert max(map(len, text.splitlines())) <= 80
-    for field in Config.__dataclass_fields__:
+    for field in Config.names():
         assert (
             field in ("stream", "method")
             or f"--{field.replace('_', '-')}" in call("run", "--help").stdout

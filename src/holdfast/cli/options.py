@@ -16,10 +16,11 @@ from typing import Any
 import typer
 
 from holdfast.cli.messages import in_sentences
-from holdfast.config import SETTINGS, Config, kind
+from holdfast.config import SETTINGS, Config
 from holdfast.errors import UsageError, unknown
 from holdfast.recipe import SETTINGS as RECIPE
 from holdfast.recipe import Recipe
+from holdfast.settings import kind
 
 METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH", bool: "", tuple: "PATH"}
 
