@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.errors import UsageError, unknown
+from holdfast.language.quiet import quietly
 
 PAST = "past"
 """Name of the frozen adapter in which `fold` keeps what was learned before."""
@@ -158,7 +159,7 @@ def adapted(model: Any, rank: int, alpha: float, dropout: float, wanted: str, se
         fan_in_fan_out=any(type(part).__name__ == "Conv1D" for part in model.modules()),
         task_type="SEQ_2_SEQ_LM" if encodes else "CAUSAL_LM",
     )
-    with _drawing(model, seed):
+    with quietly(), _drawing(model, seed):
         return get_peft_model(model, config)
 
 

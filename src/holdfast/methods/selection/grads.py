@@ -15,6 +15,7 @@ from holdfast.language import example_scores, selection
 from holdfast.language.example_scores import ExampleScores, asked, fingerprints
 from holdfast.language.objective import CausalLM
 from holdfast.method import Method, Tags
+from holdfast.models import adapters
 from holdfast.optim.example_gradients import Ends, Norms, lacking
 from holdfast.stream import Experience, Stream
 
@@ -282,14 +283,11 @@ class _Online(Method):
 
 
 def _with_adapters(model: Any, rank: int, seed: int) -> Any:
-    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft import PeftModel
 
     if isinstance(model, PeftModel):
         raise UsageError("The model has adapters already, which are what is trained: lora_rank=0.")
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return get_peft_model(model, config)
+    return adapters.adapted(model, rank, 2.0 * rank, 0.0, "all-linear", seed)
 
 
 def _known(value: float) -> float | None:
