@@ -5,6 +5,7 @@ TORCH ?= torch
 DEMO_ARGS ?=
 TEST_ARGS ?=
 STUDY_ARGS ?=
+STUDIES ?= stability-gap weight-aligning hft migu i-lora dmt grads continual-pretraining trace cf-glue
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -69,10 +70,7 @@ bench-hft: $(STAMP)  ## Time a step of half fine-tuning against one of full fine
 	@$(BIN)/python benchmarks/hft.py $(BENCH_ARGS)
 
 studies: $(STAMP)  ## Run the studies of published claims: claim, observed, verdict
-	@$(BIN)/holdfast study hft $(STUDY_ARGS)
-	@$(BIN)/holdfast study migu $(STUDY_ARGS)
-	@$(BIN)/holdfast study stability-gap $(STUDY_ARGS)
-	@$(BIN)/holdfast study weight-aligning $(STUDY_ARGS)
+	@for name in $(STUDIES); do $(BIN)/holdfast study $$name $(STUDY_ARGS) || exit; done
 
 constraints:  ## Write constraints.txt anew from the newest versions that pyproject.toml accepts
 	@rm -rf $(VENV)-new && $(PYTHON) -m venv $(VENV)-new
