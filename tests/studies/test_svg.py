@@ -27,6 +27,15 @@ def test_a_line_goes_from_the_first_number_to_the_last_and_leaves_out_holes():
     assert points == [(58.0, HEIGHT - BOTTOM), (748.0, TOP)]
 
 
+def test_points_stand_where_their_numbers_are_inside_the_axes():
+    points = [Series("a", [0], [0.0]), Series("b", [10], [100.0])]
+    svg = draw([Panel("t", "x", "y", points, y_range=(0, 100), points=True)])
+    found = [tuple(map(float, at)) for at in re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', svg)]
+    width = (748 - 58) / 11  # of 11 units, half a unit of room on either side
+    assert found[0] == pytest.approx((58 + width / 2, HEIGHT - BOTTOM), abs=0.06)
+    assert found[1] == pytest.approx((748 - width / 2, TOP), abs=0.06)
+
+
 def test_a_picture_is_xml_whatever_the_names_are():
     lines = [Series(label, [0, 1], [1, 2], [0.1, 0.1]) for label in ("<b>", "a & b")]
     root = ET.fromstring(draw([Panel("<t>", "&", '"', lines, marks=[0.5], level=1.5)]))

@@ -51,13 +51,13 @@ BASE = "Llama 1.4M"
 
 ARMS: dict[str, Mapping[str, Any]] = {
     **{name: {"model": spec} for name, spec in MODELS.items()},
+    **{f"{name}, together": {"model": spec, "method": "joint"} for name, spec in MODELS.items()},
+    **{f"{name}, alone": {"model": spec, "alone": True} for name, spec in MODELS.items()},
     "P0": {"prompt": 0},
     "P3": {"prompt": 3},
     "P4": {"prompt": 4},
     "P2, asked with P3": {"test_prompt": 3},
     "other order": {"reversed": True},
-    "all together": {"method": "joint"},
-    "each alone": {"alone": True},
     "GLUE": {"glue": True},
     "GLUE, other order": {"glue": True, "reversed": True},
 }
@@ -247,7 +247,7 @@ def grids(results: Results) -> list[Grid]:
         "arm", "parameters", "final", "chosen", "learned", "chosen", "forgotten", "chosen", "gap",
         "no label", "over zero-shot", "retention",
     )  # fmt: skip
-    whole = [arm for arm in results.runs if arm != "each alone"]
+    whole = [arm for arm in results.runs if not arm.endswith(", alone")]
     return [
         Grid(
             "Scores (%) by what is written and by the label chosen; all weights are trained",
@@ -262,19 +262,23 @@ def grids(results: Results) -> list[Grid]:
             ),
         ),
         *(_by_task(results, arm) for arm in (*MODELS, "GLUE", "GLUE, other order")),
-        Grid(
-            "Each task alone (%): written, chosen",
-            ("task", "written", "chosen"),
-            tuple(
-                (
-                    task,
-                    shown([run["written"][0][i] for run in results.runs["each alone"]]),
-                    shown([run["chosen"][0][i] for run in results.runs["each alone"]]),
-                )
-                for i, task in enumerate(results.runs["each alone"][0]["tasks"])
-            ),
-        ),
+        *(_bounds(results, name) for name in MODELS),
     ]
+
+
+def _bounds(results: Results, model: str) -> Grid:
+    """What a model can do: each task alone, and all together."""
+    alone, together = results.runs[f"{model}, alone"], results.runs[f"{model}, together"]
+    rows = tuple(
+        (
+            task,
+            *(shown([run[key][0][i] for run in alone]) for key in ("written", "chosen")),
+            *(shown([run[key][-1][i] for run in together]) for key in ("written", "chosen")),
+        )
+        for i, task in enumerate(alone[0]["tasks"])
+    )
+    header = ("task", "alone: written", "chosen", "together: written", "chosen")
+    return Grid(f"{model}: bounds (%)", header, rows)
 
 
 def _by_task(results: Results, arm: str) -> Grid:
@@ -309,8 +313,8 @@ def _by_task(results: Results, arm: str) -> Grid:
 
 
 def figures(results: Results) -> list[Figure]:
-    """Models and prompts by how much they know at the end, and how much they forget."""
-    named = [arm for arm in ARMS if arm not in ("each alone", "all together")]
+    """Forgetting of every arm, and models and prompts by what they know and what they forget."""
+    named = [arm for arm in ARMS if not arm.endswith((", alone", ", together"))]
     bars = []
     for label, key in (("written", "forgetting"), ("chosen", "forgetting_chosen")):
         found = [interval(results.values(arm, key)) for arm in named]
@@ -324,7 +328,26 @@ def figures(results: Results) -> list[Figure]:
         )
     panel = Panel("forgetting", "", "points", bars, names=named)
     caption = "Forgetting by what is written and by the label chosen (95 % intervals)."
-    return [Figure("forgetting", caption, draw([panel]))]
+    return [
+        Figure("forgetting", caption, draw([panel])),
+        Figure(
+            "trade",
+            "What is known in the end against what was forgotten, by the label chosen; down and to "
+            "the right is better.",
+            draw([_trade(results, [arm for arm in named if not arm.startswith("GLUE")])]),
+        ),
+    ]
+
+
+def _trade(results: Results, arms: Sequence[str]) -> Panel:
+    points = []
+    for arm in arms:
+        forgotten, half = interval(results.values(arm, "forgetting_chosen"))
+        final = float(np.mean(results.values(arm, "final_chosen")))
+        points.append(Series(arm, [100 * final], [100 * forgotten], [100 * half]))
+    return Panel(
+        "known and forgotten", "final score (%)", "forgetting (points)", points, points=True
+    )
 
 
 STUDY = Study(

@@ -46,6 +46,7 @@ class Panel:
         y_range: Of the axis; None: from the data, with zero.
         names: For bars: names of the places on the x axis. None draws lines.
         level: Where a dashed horizontal line stands.
+        points: Whether series are drawn as points, each with its label beside it.
     """
 
     title: str
@@ -56,6 +57,7 @@ class Panel:
     y_range: tuple[float, float] | None = None
     names: Sequence[str] | None = None
     level: float | None = None
+    points: bool = False
 
 
 def draw(panels: Sequence[Panel]) -> str:
@@ -77,7 +79,8 @@ def draw(panels: Sequence[Panel]) -> str:
     for place, panel in enumerate(panels):
         parts.append(f'<g transform="translate(0 {20 * rows + 8 + place * HEIGHT})">')
         parts += _axes(panel)
-        parts += _bars(panel, colour) if panel.names is not None else _lines(panel, colour)
+        kind = _bars if panel.names is not None else _points if panel.points else _lines
+        parts += kind(panel, colour)
         parts.append("</g>")
     return "\n".join([*parts, "</svg>"])
 
@@ -162,6 +165,29 @@ def _lines(panel: Panel, colour: dict[str, str]) -> list[str]:
     return parts
 
 
+def _points(panel: Panel, colour: dict[str, str]) -> list[str]:
+    parts = []
+    for series in panel.series:
+        for place, (at, value) in enumerate(zip(series.x, series.y, strict=True)):
+            if not (math.isfinite(at) and math.isfinite(value)):
+                continue
+            x, y = _x(panel, at), _y(panel, value)
+            half = series.half[place] if series.half is not None else math.nan
+            if math.isfinite(half):
+                ends = _y(panel, value + half), _y(panel, value - half)
+                parts.append(
+                    f'<path d="M{x:.1f} {ends[0]:.1f}V{ends[1]:.1f}" '
+                    f'stroke="{colour[series.label]}" stroke-opacity="0.5"/>'
+                )
+            side = (-8, "end") if x > (LEFT + WIDTH - RIGHT) / 2 else (8, "start")
+            parts.append(
+                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{colour[series.label]}"/>'
+                f'<text x="{x + side[0]:.1f}" y="{y + 4:.1f}" text-anchor="{side[1]}" '
+                f'font-size="11">{escape(series.label)}</text>'
+            )
+    return parts
+
+
 def _path(points: Sequence[tuple[float, float]]) -> str:
     return "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
 
@@ -228,7 +254,9 @@ def _y_range(panel: Panel) -> tuple[float, float]:
 
 def _x_range(panel: Panel) -> tuple[float, float]:
     values = [x for series in panel.series for x in series.x]
-    return (min(values), max(values)) if values else (0.0, 1.0)
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    room = 0.05 * ((high - low) or 1.0) if panel.points else 0.0
+    return low - room, high + room
 
 
 def _x(panel: Panel, value: float) -> float:
