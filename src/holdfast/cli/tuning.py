@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from holdfast.checkpoint import write_atomically
 from holdfast.cli.progress import RunProgress, stopping_on_interrupt
@@ -19,6 +20,7 @@ from holdfast.finetune import Forecast, Outcome, finetune, forecast
 from holdfast.language.plan import Plan, prepare
 from holdfast.learner import Learner
 from holdfast.report import tuning as page
+from holdfast.report.diff import STYLES, VERDICTS
 from holdfast.run import Stopped, device
 
 if TYPE_CHECKING:
@@ -83,10 +85,11 @@ def show(outcome: Outcome, console: Console) -> None:
     table.add_column("", no_wrap=True)
     for at, found in enumerate(outcome.sets):
         for row in page.rows(found, outcome.plain[at] if outcome.plain else None):
-            mark = {"drop": "[red]lost[/red]", "loss": "less", "gain": "[green]more[/green]"}
-            verdict = mark.get(found.verdict, "") if row.judged else ""
+            verdict = Text(VERDICTS[found.verdict], STYLES.get(found.verdict, ""))
             cells = [escape(row.name), row.measure, row.before, row.after, row.change]
-            table.add_row(*cells, *([row.plain] if outcome.plain else []), verdict)
+            table.add_row(
+                *cells, *([row.plain] if outcome.plain else []), verdict if row.judged else ""
+            )
     console.print(table)
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 VERDICTS = {"drop": "DROP", "loss": "loss, allowed", "gain": "gain", "same": "no change"}
+STYLES = {"drop": "bold red", "gain": "green"}
 FLIPS = 50
 """Flips of a set that the page shows; the JSON has all."""
 MOVERS = 20
@@ -164,10 +165,9 @@ def print_to(console: rich.console.Console, result: Diff, flips: int = 5) -> Non
     for line in map(row, result.sets):
         name = Text(shortened(printable(line.found.name), 60))
         name.append(f"\n{line.measure}", style="dim")
-        style = {"drop": "bold red", "gain": "green"}.get(line.found.verdict, "")
         shown.add_row(
             name, str(line.found.examples), line.base, line.tuned, line.change, line.interval,
-            Text(line.verdict, style=style),
+            Text(line.verdict, STYLES.get(line.found.verdict, "")),
         )  # fmt: skip
     console.print(shown)
     for found in result.sets:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from holdfast.report.diff import VERDICTS
+
 if TYPE_CHECKING:
     from holdfast.finetune import Outcome
     from holdfast.language.paired import Difference
@@ -85,6 +87,7 @@ def render(outcome: Outcome) -> str:
             (found, rows(found, other)) for found, other in zip(outcome.sets, plain, strict=True)
         ],
         has_plain=bool(outcome.plain),
+        verdicts=VERDICTS,
         summary=summary(outcome),
         notes=outcome.record.notes,
         warnings=outcome.warnings,

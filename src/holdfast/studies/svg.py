@@ -67,8 +67,9 @@ def draw(panels: Sequence[Panel]) -> str:
         panels: At least one; a label has the same colour in all of them.
     """
     labels = list(dict.fromkeys(series.label for panel in panels for series in panel.series))
+    told = [label for label in labels if any(_told(panel, label) for panel in panels)]
     colour = {label: COLOURS[place % len(COLOURS)] for place, label in enumerate(labels)}
-    legend, rows = _legend(labels, colour)
+    legend, rows = _legend(told, colour)
     height = HEIGHT * len(panels) + 20 * rows + 8
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
@@ -83,6 +84,11 @@ def draw(panels: Sequence[Panel]) -> str:
         parts += kind(panel, colour)
         parts.append("</g>")
     return "\n".join([*parts, "</svg>"])
+
+
+def _told(panel: Panel, label: str) -> bool:
+    """Whether the legend has to tell a label: points have theirs beside them."""
+    return not panel.points and any(series.label == label for series in panel.series)
 
 
 def _legend(labels: Sequence[str], colour: dict[str, str]) -> tuple[str, int]:
