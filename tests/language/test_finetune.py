@@ -290,3 +290,16 @@ def test_bad_lines_stop_it_or_are_counted(
     passed = CliRunner().invoke(app, [*words, "--skip-bad"])
     assert passed.exit_code == 0
     assert "1 records were passed over" in passed.stderr
+
+
+def test_samples_are_packed_only_where_the_model_keeps_them_apart(
+    recipe: Callable[..., Recipe], save: Any, make_t5: Any, make_llama: Any
+) -> None:
+    from transformers import BloomConfig, BloomForCausalLM
+
+    assert "position_ids" in prepare(recipe(pack=True), CPU).train.table
+    bloom = BloomForCausalLM(BloomConfig(vocab_size=42, hidden_size=32, n_layer=1, n_head=2))
+    with pytest.raises(UsageError, match="would see one another in 'bloom'"):
+        prepare(recipe(pack=True, model=str(save(bloom, "bloom"))), CPU)
+    with pytest.raises(UsageError, match="no rows to pack"):
+        prepare(recipe(pack=True, model=str(save(make_t5(), "t5"))), CPU)

@@ -12,10 +12,11 @@ import torch
 from holdfast import catalogue
 from holdfast.data import Table
 from holdfast.diff import probe_sets
-from holdfast.errors import DataError
+from holdfast.errors import DataError, UsageError
 from holdfast.language import checkpoints
 from holdfast.language.chat import template_of
 from holdfast.language.encode import Encoded, encode
+from holdfast.language.packing import refuse_mixing
 from holdfast.language.probe import ProbeSet
 from holdfast.language.records import Sample, Samples, overlap, read
 from holdfast.language.tokens import ends
@@ -108,6 +109,10 @@ def prepare(recipe: Recipe, device: torch.device) -> Plan:
         replace(guard, samples=texts.fitting(guard.samples, f"samples of {guard.name}", left_out))
         for guard in guards
     ]
+    if recipe.pack and samples[0].kind != "text":
+        if loaded.kind == "seq2seq":
+            raise UsageError("An encoder-decoder model has no rows to pack: leave pack out.")
+        refuse_mixing(loaded.model)
     train = texts.encode(learned, packed=recipe.pack)
     plan = Plan(
         recipe,
