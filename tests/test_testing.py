@@ -23,8 +23,12 @@ VARIANTS = [
 ]
 
 
+# Reading the Fisher information takes a language model one example at a time.
+SHORTER = {"ewc": "ewc(examples=12)", "online_ewc": "online_ewc(examples=12)"}
+
+
 @pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("spec", [*catalogue.METHODS, *VARIANTS])
+@pytest.mark.parametrize("spec", [SHORTER.get(n, n) for n in (*catalogue.METHODS, *VARIANTS)])
 def test_every_method_keeps_the_contract(spec, check):
     CHECKS[check](lambda: catalogue.build(spec))
 
