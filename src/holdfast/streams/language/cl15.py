@@ -96,16 +96,20 @@ def build(
 
 def task(name: str, level: int) -> Task:
     """One task of the benchmark, at a level of the prompt."""
-    labels = tuple(json.loads(data_file("cl15/labels.json").read_text())[name]["labels"])
-    train, test = (read(f"cl15/{name}_{part}.jsonl.gz") for part in ("train", "test"))
-    title, instruction = INSTRUCTIONS[name]
-    template = Template(title, instruction, labels)
+    train, test, template = parts(name)
     return Task(
         name,
         rendered(train, template, level, train),
         rendered(test, template, level, train),
-        labels,
+        template.labels,
     )
+
+
+def parts(name: str) -> tuple[list[Sample], list[Sample], Template]:
+    """The bare inputs of a task for training and testing, and how it is put into words."""
+    labels = tuple(json.loads(data_file("cl15/labels.json").read_text())[name]["labels"])
+    train, test = (read(f"cl15/{name}_{part}.jsonl.gz") for part in ("train", "test"))
+    return train, test, Template(*INSTRUCTIONS[name], labels)
 
 
 def read(relative: str) -> list[Sample]:

@@ -173,19 +173,24 @@ def build(
 
 def task(name: str, level: int, test_level: int, path: Path | None = None) -> Task:
     """One task, at a level of the prompt for training and one for testing."""
+    train, test, template = parts(name, path)
+    return Task(
+        name,
+        rendered(train, template, level, train),
+        rendered(test, template, test_level, train),
+        template.labels,
+        TASKS[name].metric,
+    )
+
+
+def parts(name: str, path: Path | None = None) -> tuple[list[Sample], list[Sample], Template]:
+    """The bare inputs of a task for training and testing, and how it is put into words."""
     glue = TASKS[name]
     train, test = (
         read_kept(name, part) if path is None else read_official(name, part, path)
         for part in (0, 1)
     )
-    template = Template(glue.title, glue.instruction, glue.labels)
-    return Task(
-        name,
-        rendered(train, template, level, train),
-        rendered(test, template, test_level, train),
-        glue.labels,
-        glue.metric,
-    )
+    return train, test, Template(glue.title, glue.instruction, glue.labels)
 
 
 def read_kept(name: str, part: int) -> list[Sample]:

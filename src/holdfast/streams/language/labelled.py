@@ -7,6 +7,7 @@ three that are made of Python's own text.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from holdfast.errors import unknown
 from holdfast.language.fields import Sample
@@ -15,6 +16,8 @@ from holdfast.streams.language.functions import PACKAGES, YES_NO
 from holdfast.streams.language.tasks import Task
 from holdfast.streams.language.templates import Template, rendered
 from holdfast.streams.sources import data_file
+
+Parts = tuple[Sequence[Sample], Sequence[Sample], Template]
 
 TREC = {
     "ABBR": "abbreviation",
@@ -30,26 +33,43 @@ _SHOWN = 240
 """Characters of a text whose kind is asked for."""
 
 
-def labelled(name: str, level: int, test_level: int | None = None) -> Task:
+def labelled(
+    name: str, level: int, test_level: int | None = None, characters: int | None = None
+) -> Task:
     """A task by name.
 
     Args:
         name: Of GLUE, of the fifteen tasks, `trec`, `clinc`, `package`, `returns` or `kind`.
         level: Of the prompt in training, 0 to 4, as in `holdfast.streams.language.templates`.
         test_level: At test; None: the same.
+        characters: Of an input that are shown, from its beginning; None: all.
 
     Raises:
         UsageError: If there is no such task.
         DataError: If HOLDFAST_DATA does not hold it.
     """
+    train, test, template = _parts(name)
+    if characters is not None:
+        train, test = (
+            [replace(s, prompt=str(s.prompt)[:characters].rstrip()) for s in part]
+            for part in (train, test)
+        )
     asked = level if test_level is None else test_level
+    return Task(
+        name,
+        rendered(train, template, level, train),
+        rendered(test, template, asked, train),
+        template.labels,
+        glue.TASKS[name].metric if name in glue.TASKS else "accuracy",
+    )
+
+
+def _parts(name: str) -> Parts:
+    """Bare inputs for training and testing, and how a task is put into words."""
     if name in glue.TASKS:
-        return glue.task(name, level, asked)
+        return glue.parts(name)
     if name in cl15.INSTRUCTIONS:
-        if asked == level:
-            return cl15.task(name, level)
-        return Task(name, cl15.task(name, level).train, cl15.task(name, asked).test,
-                    cl15.task(name, level).labels)  # fmt: skip
+        return cl15.parts(name)
     makers = {
         "trec": _trec,
         "clinc": _clinc,
@@ -59,16 +79,7 @@ def labelled(name: str, level: int, test_level: int | None = None) -> Task:
     }
     if name not in makers:
         raise unknown("task", name, [*glue.TASKS, *cl15.INSTRUCTIONS, *makers])
-    train, test, template = makers[name]()
-    return Task(
-        name,
-        rendered(train, template, level, train),
-        rendered(test, template, asked, train),
-        template.labels,
-    )
-
-
-Parts = tuple[Sequence[Sample], Sequence[Sample], Template]
+    return makers[name]()
 
 
 def _trec() -> Parts:
