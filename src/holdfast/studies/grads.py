@@ -376,7 +376,7 @@ STUDY = Study(
         "Gradients after a short preliminary training choose a small part of the data, on which "
         "fine-tuning learns more and forgets less than on all of them."
     ),
-    minutes={"data": 24, "digits": 24, "quick": 0.6},
+    minutes={"data": 21, "digits": 21, "quick": 0.6},
     data=("banking77/train.jsonl.gz",),
     arms=arms,
     measure=measure,
