@@ -105,7 +105,9 @@ def small_gpt2(size: str = "1M", seed: int = 0) -> Loaded:
 
 
 def recipe(spec: str) -> Recipe:
-    """The recipe behind `llama`, `gpt2`, `llama(width=96, depth=2, seed=1)`.
+    """The recipe behind `llama`, `gpt2`, `llama(width=96, depth=2, context=512, seed=1)`.
+
+    Whatever the context, as many tokens are read in about as many updates.
 
     Raises:
         UsageError: If there is no such model or argument, or if a number is out of range.
@@ -114,13 +116,16 @@ def recipe(spec: str) -> Recipe:
     if wanted.name not in FAMILIES:
         raise unknown("model", wanted.name, FAMILIES)
 
-    def takes(width: int = 128, depth: int = 4, seed: int = 0) -> Recipe:
-        if width < 8 or width % 8 or depth < 1 or seed < 0:
+    def takes(width: int = 128, depth: int = 4, context: int = 256, seed: int = 0) -> Recipe:
+        if width < 8 or width % 8 or depth < 1 or not 32 <= context <= 4096 or seed < 0:
             raise UsageError(
-                f"{wanted.name} takes a width that 8 divides, a depth from 1 and a seed from 0; "
-                f"given: {spec}."
+                f"{wanted.name} takes a width that 8 divides, a depth from 1, a context from 32 to "
+                f"4096 and a seed from 0; given: {spec}."
             )
-        return Recipe(wanted.name, width, depth, seed=seed)
+        rows = Recipe.rows * Recipe.context // context
+        batch = max(1, Recipe.batch_size * Recipe.context // context)
+        sizes = {"context": context, "rows": rows, "batch_size": batch}
+        return Recipe(wanted.name, width, depth, **sizes, seed=seed)
 
     return takes(**bind(wanted, takes, "model"))
 

@@ -93,8 +93,8 @@ def arms(scale: Scale) -> dict[str, Settings]:
     }
     sequence = {arm: {**base, "kind": "sequence", **given} for arm, given in SEQUENCE.items()}
     more: Settings = {"kind": "reasoning"}
-    if scale != "quick":  # sums take longer to learn
-        more = {**more, "limit": 3000, "epochs": 3, "lr": 2e-3, "every": 200}
+    if scale != "quick":  # sums take longer to learn, and more than this rate runs away
+        more = {**more, "limit": 3000, "epochs": 3, "lr": 5e-4, "every": 200}
     reasoning = {arm: {**base, **more, **given} for arm, given in REASONING.items()}
     return {**sequence, **reasoning}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,7 +16,7 @@ from holdfast.errors import DataError, UsageError
 from holdfast.language.fields import Sample
 from holdfast.learner import Learner
 from holdfast.models import zoo
-from holdfast.streams.language.answers import TaskScorer, Way, majority, of_labels, parse
+from holdfast.streams.language.answers import TaskScorer, Way, error, majority, of_labels, parse
 from holdfast.streams.language.tasks import Task, labels_of, text_tasks
 
 YES_NO = ("yes", "no")
@@ -135,6 +136,25 @@ def test_metrics_of_labels_are_the_tasks_own() -> None:
     assert of_labels(two, right, "matthews") == pytest.approx(2 / 12**0.5)
     assert majority(right, YES_NO, "accuracy") == 0.75
     assert majority(right, YES_NO, "matthews") == 0.0
+
+
+def test_standard_errors_are_those_of_drawing_the_examples_anew() -> None:
+    right = ["yes"] * 60 + ["no"] * 40
+    given = ["yes"] * 45 + ["no"] * 45 + [""] * 10
+    share = of_labels(given, right)
+    assert error(given, right, "accuracy", YES_NO) == pytest.approx(
+        (share * (1 - share) / 100) ** 0.5
+    )
+    # 200 draws know a deviation to 5 %.
+    rng = np.random.default_rng(1)
+    for metric in ("f1", "matthews"):
+        places = rng.integers(100, size=(2000, 100))
+        drawn = [
+            of_labels([given[i] for i in place], [right[i] for i in place], metric, YES_NO)
+            for place in places
+        ]
+        assert error(given, right, metric, YES_NO) == pytest.approx(np.std(drawn), rel=0.2)
+    assert error(["yes"] * 5, ["yes"] * 5, "f1", YES_NO) == 0.0
 
 
 def test_long_prompts_lose_their_beginning_alike_in_training_and_test(tokenizer: Any) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from holdfast.errors import UsageError
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 SCORINGS = ("choice", "generate", "both")
 LABEL_METRICS = ("accuracy", "f1", "matthews")
+RESAMPLES = 200
+"""Draws of the bootstrap of a metric."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ class TaskScorer:
     the right answers; `chosen` and `written`, the scores by choosing and by writing; `accuracy`,
     where the score is another metric; `normalised`, accuracy of choosing by log-probability a byte;
     `unparsable`, the share of written answers that are none of the labels; and `majority`, the
-    score of always giving the test examples' commonest label.
+    score of always giving the test examples' commonest label. `chosen_error` and `written_error`
+    are standard errors, by the bootstrap over test examples.
 
     Args:
         ways: One a task.
@@ -105,6 +109,7 @@ class TaskScorer:
             found["majority"] = majority(right, way.labels, way.metric)
             if self.mode != "generate":
                 found["chosen"] = of_labels(read.answers, right, way.metric, way.labels)
+                found["chosen_error"] = error(read.answers, right, way.metric, way.labels)
                 found["accuracy"] = of_labels(read.answers, right)
                 found["normalised"] = float(read.normalised.mean())
         if self.mode != "choice" or not way.labels:
@@ -114,6 +119,7 @@ class TaskScorer:
                 found["unparsable"] = parsed.count(None) / len(parsed)
                 given = [answer if answer is not None else "" for answer in parsed]
                 found["written"] = of_labels(given, right, way.metric, way.labels)
+                found["written_error"] = error(given, right, way.metric, way.labels)
                 found["accuracy"] = of_labels(given, right)
             else:
                 if way.marker:
@@ -179,6 +185,26 @@ def of_labels(
     if metric == "matthews":
         return scoring.matthews(given, right)
     return sum(g == r for g, r in zip(given, right, strict=True)) / len(right)
+
+
+def error(given: Sequence[str], right: Sequence[str], metric: str, labels: Sequence[str]) -> float:
+    """Standard error of `of_labels` over the examples, by the bootstrap.
+
+    Of accuracy it is known without drawing; other metrics are computed on so many sets of as many
+    examples, drawn with replacement from a fixed seed.
+
+    Example:
+        >>> error(["a", "a", "b", "b"], ["a", "a", "a", "b"], "accuracy", ["a", "b"])
+        0.21650635094610965
+    """
+    count = len(right)
+    if metric == "accuracy":
+        share = of_labels(given, right)
+        return float((share * (1 - share) / count) ** 0.5)
+    draws = np.random.default_rng(0).integers(count, size=(RESAMPLES, count))
+    said, true = np.array(given), np.array(right)
+    found = [of_labels(said[drawn], true[drawn], metric, labels) for drawn in draws]
+    return float(np.std(found))
 
 
 def majority(right: Sequence[str], labels: Sequence[str], metric: str) -> float:
