@@ -61,6 +61,9 @@ Family = Literal[
     "adapter",
     "selection",
     "schedule",
+    "unlearning",
+    "editing",
+    "test-time",
 ]
 Need = Literal[
     "new classes",
