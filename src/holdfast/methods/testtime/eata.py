@@ -123,8 +123,9 @@ class EATA(Method):
         )
         table = table.take(rows[: self.examples].to(table.device)).to(learner.device)
         try:
-            for parameter in model.parameters():
-                parameter.requires_grad_(any(parameter is kept for kept in chosen.values()))
+            model.requires_grad_(False)
+            for parameter in chosen.values():
+                parameter.requires_grad_(True)
             with own_statistics(model):
                 table = table.with_columns(y=_answers(learner, table))
                 fisher = fisher_diagonal(learner, table, "empirical")
