@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from holdfast.errors import UsageError
 
@@ -127,7 +127,7 @@ def own_statistics(model: nn.Module) -> Iterator[None]:
 
 def affine(model: nn.Module) -> dict[str, nn.Parameter]:
     """Scales and shifts of all normalisation layers by name; empty where there are none."""
-    kinds = (_BatchNorm, BatchStatistics, nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._NormBase)
+    kinds = (_NormBase, BatchStatistics, nn.LayerNorm, nn.GroupNorm)
     found: dict[str, nn.Parameter] = {}
     for prefix, layer in model.named_modules():
         if isinstance(layer, kinds) or type(layer).__name__.endswith("RMSNorm"):

@@ -232,9 +232,7 @@ def corrupted(
                 rising = [] if not turn and not place else [(level, "") for level in range(1, 5)]
                 levels = [*rising, (5, ""), *((level, " falling") for level in range(4, 0, -1))]
             for level, suffix in levels:
-                if (kind, level) not in made and (
-                    experiences is None or len(parts) < experiences
-                ):
+                if (kind, level) not in made and (experiences is None or len(parts) < experiences):
                     made[kind, level] = (
                         _corrupted(few, kind, level, 2 * seed, white),
                         _corrupted(clean[1], kind, level, 2 * seed + 1, white),

@@ -51,6 +51,8 @@ class CoTTA(Method):
         answers: Whose predictions count: the `teacher`'s, or the `student`'s from before the step.
         adapts: `all` parameters, or `norms`: scales and shifts of normalisation layers.
         per_image: Whether every image has a view of its own; the paper draws one for the batch.
+        mirror: Whether views are mirrored by chance; false where left and right mean something, as
+            in digits and letters.
         view: A function of inputs and a generator, in place of the paper's views of images.
         optimizer: `adam`, or `sgd` with momentum 0.9.
 
@@ -87,6 +89,7 @@ class CoTTA(Method):
         answers: Answers = "teacher",
         adapts: Adapted = "all",
         per_image: bool = False,
+        mirror: bool = True,
         view: View | None = None,
         optimizer: Rule = "adam",
     ) -> None:
@@ -105,7 +108,8 @@ class CoTTA(Method):
             raise UsageError(f"view must be a function of inputs and a generator; given: {view!r}.")
         self.lr, self.alpha, self.restore, self.threshold = lr, alpha, restore, threshold
         self.views, self.symmetric, self.answers = views, symmetric, answers
-        self.adapts, self.per_image, self.view, self.optimizer = adapts, per_image, view, optimizer
+        self.adapts, self.per_image, self.mirror = adapts, per_image, mirror
+        self.view, self.optimizer = view, optimizer
         self._make = optimizer_of(optimizer, lr)
         self.batches, self.averaged, self.confidence = 0, 0, 0.0
 
@@ -166,7 +170,9 @@ class CoTTA(Method):
             )
         assert learner.stream is not None
         white = learner.stream.white or (255.0 if x.dtype == torch.uint8 else 1.0)
-        return random_view(x.float() / white, learner.generator, self.per_image) * white
+        return (
+            random_view(x.float() / white, learner.generator, self.per_image, self.mirror) * white
+        )
 
     @torch.no_grad()
     def step(self, learner: Learner) -> None:

@@ -155,7 +155,9 @@ class EATA(Method):
         self._step_due = counts[1] > 0
         if self._step_due:
             mean = answers[kept].mean(0)
-            self.mean_answer = mean if self.mean_answer is None else self.mean_answer.lerp(mean, 0.1)
+            self.mean_answer = (
+                mean if self.mean_answer is None else self.mean_answer.lerp(mean, 0.1)
+            )
         weight = (sure_enough - unsure.detach()).exp() * kept
         total = (weight * unsure).sum() / max(1, counts[1])
         if self.importance:
@@ -183,4 +185,5 @@ def _answers(learner: Learner, table: Table) -> Tensor:
 
     with undisturbed(learner.model, device=learner.device):
         parts = [learner.objective.forward(learner.model, batch) for batch in table.chunks(256)]
-    return torch.cat(parts).argmax(1)
+    labels: Tensor = torch.cat(parts).argmax(1)
+    return labels

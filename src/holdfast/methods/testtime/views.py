@@ -24,7 +24,9 @@ REACH = 2
 """Of the blur, in pixels."""
 
 
-def random_view(x: Tensor, generator: torch.Generator, per_image: bool = False) -> Tensor:
+def random_view(
+    x: Tensor, generator: torch.Generator, per_image: bool = False, mirror: bool = True
+) -> Tensor:
     """Images changed at random in colour, place and sharpness.
 
     In this order: brightness, contrast, saturation, hue and gamma in random order (grey images
@@ -35,6 +37,7 @@ def random_view(x: Tensor, generator: torch.Generator, per_image: bool = False) 
         x: (examples, channels, height, width), floats from 0 to 1; what lies outside is clipped.
         generator: Draws everything.
         per_image: Whether every image has draws of its own; if not, one draw serves all.
+        mirror: Whether half of the views are mirrored.
 
     Returns:
         Of the same shape, from 0 to 1.
@@ -50,7 +53,8 @@ def random_view(x: Tensor, generator: torch.Generator, per_image: bool = False) 
     x = _jittered(x.clamp(0, 1), uniform, generator)
     x = _moved(x, uniform)
     x = _blurred(x, uniform(*BLUR))
-    x = torch.where(uniform(0, 1) < 0.5, x.flip(-1), x)
+    if mirror:
+        x = torch.where(uniform(0, 1) < 0.5, x.flip(-1), x)
     noise = torch.randn(x.shape, generator=generator, device=x.device)
     return (x + NOISE * noise).clamp(0, 1)
 

@@ -34,10 +34,7 @@ def glass_blur(x: Images, severity: int, generator: torch.Generator) -> Images:
     rows = torch.arange(height, device=x.device)[None, :, None]
     columns = torch.arange(width, device=x.device)[None, None, :]
     inside = (
-        (rows > reach)
-        & (rows <= height - reach)
-        & (columns > reach)
-        & (columns <= width - reach)
+        (rows > reach) & (rows <= height - reach) & (columns > reach) & (columns <= width - reach)
     )
     each = torch.arange(len(x), device=x.device)[:, None, None]
     for _ in range(rounds):

@@ -77,7 +77,8 @@ def jpeg(x: Images, severity: int, generator: torch.Generator) -> Images:
         Image.fromarray(flat).save(content, "JPEG", quality=quality)
         with Image.open(content) as read:
             result[row] = np.asarray(read).reshape(image.shape)
-    return torch.from_numpy(result).permute(0, 3, 1, 2).to(x.device).to(x.dtype) / 255
+    back: Tensor = torch.from_numpy(result).permute(0, 3, 1, 2).to(x)
+    return back / 255
 
 
 def boxes(before: int, after: int) -> Tensor:
@@ -101,5 +102,5 @@ def _affine(x: Images, size: int, jitter: float, generator: torch.Generator) -> 
     draw = 2 * torch.rand(before.shape, generator=generator, device=x.device) - 1
     after = before + jitter * draw
     ones = torch.ones_like(after[..., :1])
-    solved = torch.linalg.solve(torch.cat([after, ones], -1), before)
+    solved: Tensor = torch.linalg.solve(torch.cat([after, ones], -1), before)
     return solved.transpose(1, 2)

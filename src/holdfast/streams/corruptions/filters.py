@@ -160,6 +160,4 @@ def sampled(x: Tensor, rows: Tensor, columns: Tensor, corners: bool) -> Tensor:
     else:
         y, z = (2 * rows + 1) / height - 1, (2 * columns + 1) / width - 1
     grid = torch.stack([z, y], -1)
-    return F.grid_sample(
-        x, grid, mode="bilinear", padding_mode="reflection", align_corners=corners
-    )
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=corners)

@@ -38,8 +38,8 @@ def frost(x: Images, severity: int, generator: torch.Generator) -> Images:
 
 def crystals(x: Images, generator: torch.Generator) -> Tensor:
     """A texture of ice for each image: bright ridges of two plasmas over a pale, bluish ground."""
-    shape = (len(x), *x.shape[2:])
-    broad, fine = (plasma(*shape, decay, generator) for decay in (2.0, 1.6))
+    examples, _, height, width = x.shape
+    broad, fine = (plasma(examples, height, width, decay, generator) for decay in (2.0, 1.6))
     ridges = torch.maximum(1 - (2 * broad - 1).abs() * 4, 1 - (2 * fine - 1).abs() * 4).clamp(0, 1)
     ice = (0.35 + 0.3 * broad + 0.5 * gaussian_blur(ridges, 0.5 * unit(x))).clamp(0, 1)
     if x.shape[1] != 3:
@@ -51,6 +51,6 @@ def crystals(x: Images, generator: torch.Generator) -> Tensor:
 def fog(x: Images, severity: int, generator: torch.Generator) -> Images:
     """Clouds added, and the whole dimmed so that its brightest stays."""
     thick, decay = ((0.2, 3.0), (0.5, 3.0), (0.75, 2.5), (1.0, 2.0), (1.5, 1.75))[severity - 1]
-    clouds = plasma(len(x), *x.shape[2:], decay, generator)
+    clouds = plasma(len(x), x.shape[2], x.shape[3], decay, generator)
     brightest = x.amax((1, 2, 3), keepdim=True)
     return (x + thick * clouds) * brightest / (brightest + thick)
