@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from holdfast.pace import Pace
 
 NONE = "\N{EN DASH}"
+LEGEND = """error: % wrong while learning; clean, after: % wrong on the source's test images,
+by the source and by the adapted model; moved: % of the weights' norm;
+avg: % of batches whose views were averaged; im/s: images a second"""
 SHOWN = 40
 """So many domains are listed in the terminal; the page has all."""
 
@@ -60,8 +63,8 @@ def percent(value: float | None) -> str:
 def header(outcome: Outcome) -> list[str]:
     """Of the table by method, after the method's name."""
     rounds = len(outcome.found[0].rounds())
-    errors = [f"round {turn}" for turn in range(1, rounds + 1)] if rounds > 1 else []
-    return ["error", *errors, "clean before", "after", "moved", "averaged", "images/s"]
+    errors = ["round 1", f"round {rounds}"] if rounds > 1 else []
+    return ["error", *errors, "clean", "after", "moved", "avg", "im/s"]
 
 
 def row(adapted: Adapted) -> list[str]:
@@ -70,7 +73,7 @@ def row(adapted: Adapted) -> list[str]:
     averaged = adapted.report.get("averaged")
     return [
         percent(adapted.error),
-        *(map(percent, rounds) if len(rounds) > 1 else ()),
+        *((percent(rounds[0]), percent(rounds[-1])) if len(rounds) > 1 else ()),
         percent(adapted.clean_before),
         percent(adapted.clean_after),
         f"{100 * adapted.distance:.2f}",
@@ -137,6 +140,7 @@ def print_to(console: rich.console.Console, outcome: Outcome) -> None:
     for adapted in outcome.found:
         by_method.add_row(printable(adapted.method), *row(adapted))
     console.print(by_method, width=min(console.width, 80))
+    print(LEGEND)
     found = domains(outcome)
     if outcome.labelled and len(found) <= SHOWN:
         names = [shortened(printable(a.method), 60) for a in outcome.found]
