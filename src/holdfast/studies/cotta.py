@@ -161,9 +161,7 @@ def _source(settings: Settings, stream: Stream, seed: int) -> SourceModel:
     optimizer = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
     learner = Learner(model, optimizer=optimizer, epochs=settings["epochs"], seed=seed)
     learner.learn(replace(stream, experiences=[first]))
-    return SourceModel(
-        "digits", model, stream.class_names, stream.shape, stream.white, None, past
-    )
+    return SourceModel("digits", model, stream.class_names, stream.shape, stream.white, None, past)
 
 
 def _less_error(arm: str, other: str, bound: float = 0.0, what: str = "error") -> Condition:

@@ -106,9 +106,7 @@ def test_the_anchor_is_the_fisher_information_under_the_models_own_labels(model,
     eata = adapter(EATA(strength=5.0, examples=1000), past=past)
     eata.predict(batches[0])
     chosen = eata.learner.named
-    found = dict(
-        zip((n for n, _ in chosen), eata.method.importance.get(chosen), strict=True)
-    )
+    found = dict(zip((n for n, _ in chosen), eata.method.importance.get(chosen), strict=True))
     labels = model(past["x"]).argmax(1)
     total = {name: torch.zeros_like(p) for name, p in chosen}
     for x, y in zip(past["x"], labels, strict=True):

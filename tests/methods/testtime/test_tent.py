@@ -88,7 +88,10 @@ def test_a_model_without_norm_layers_is_refused_with_a_way_on():
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
-    [({"lr": 0.0}, "lr must be above 0"), ({"optimizer": "lion"}, "one of adam, sgd; given: 'lion'")],
+    [
+        ({"lr": 0.0}, "lr must be above 0"),
+        ({"optimizer": "lion"}, "one of adam, sgd; given: 'lion'"),
+    ],
 )
 def test_arguments_are_checked(arguments, sentence):
     with pytest.raises(UsageError, match=sentence):
@@ -114,5 +117,5 @@ def test_in_a_run_the_first_experience_is_learned_and_the_rest_adapted_to_withou
     ]
     other, changed = learned(replace(stream, experiences=wrong))
     assert changed.matrix == record.matrix  # labels after the first experience play no part
-    assert record.steps == [4 * 45, 2, 2]
+    assert record.steps == [4 * -(-len(stream[0].train) // 32), 2, 2]
     assert isinstance(learner.optimizer, torch.optim.Adam)
