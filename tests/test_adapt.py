@@ -155,7 +155,7 @@ def test_methods_chain_with_what_needs_no_labels(model, batches):
 
 
 def test_what_learns_from_labels_is_refused(model):
-    with pytest.raises(UsageError, match="ER does not learn from inputs alone; accepted .* source"):
+    with pytest.raises(UsageError, match=r"ER does not learn from inputs alone; .* source"):
         TestTimeAdapter(model, "er")
 
 
@@ -167,6 +167,7 @@ def test_an_empty_batch_is_refused(model):
 def test_a_loss_that_is_not_finite_is_reported(model, batches):
     adapter = TestTimeAdapter(model, "tent")
     adapter.predict(batches[0])
+    for _ in range(5):
+        adapter.predict(batches[0] * float("nan"))
     with pytest.raises(Diverged):
-        for _ in range(60):
-            adapter.predict(batches[0] * float("nan"))
+        adapter.state_dict()

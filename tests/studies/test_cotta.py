@@ -47,10 +47,9 @@ def made(good):
     side = 1 if good else -1
 
     def one(arm, place):
-        better = ["source", "TENT", "BN-adapt", "CoTTA, no views", "CoTTA, student", "CoTTA"]
-        rank = max((k for k, name in enumerate(better) if arm.startswith(name)), default=1)
-        if arm.startswith("source"):
-            rank = -4
+        worst = ("CoTTA, no views", "CoTTA, student answers")
+        rank = {"source": -4, "TENT": 1, "BN-adapt": 2, "CoTTA": 5}.get(arm.split(",")[0], 1)
+        rank = 4 if arm in worst else rank
         drift = {"CoTTA": -0.03 * side}.get(arm, 0.05 * side)
         away = 0.0 if arm in ("CoTTA", "CoTTA, gradual") else 0.1
         return {

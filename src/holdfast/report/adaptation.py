@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from holdfast.pace import Pace
 
 NONE = "\N{EN DASH}"
-LEGEND = """error: % wrong while learning; clean, after: % wrong on the source's test images,
-by the source and by the adapted model; moved: % of the weights' norm;
-avg: % of batches whose views were averaged; im/s: images a second"""
+LEGEND = """error: % wrong while learning. clean, after: % wrong on the source's test
+images, by the source and by the adapted model. moved: change in % of the
+weights' norm. avg: % of batches with averaged views. im/s: images a second."""
 SHOWN = 40
 """So many domains are listed in the terminal; the page has all."""
 

@@ -115,7 +115,7 @@ def test_in_a_run_the_first_experience_is_learned_and_the_rest_adapted_to_withou
         replace(e, train=e.train.with_columns(y=(e.train["y"] + 1) % 10)) if e.index else e
         for e in stream
     ]
-    other, changed = learned(replace(stream, experiences=wrong))
+    _, changed = learned(replace(stream, experiences=wrong))
     assert changed.matrix == record.matrix  # labels after the first experience play no part
     assert record.steps == [4 * -(-len(stream[0].train) // 32), 2, 2]
     assert isinstance(learner.optimizer, torch.optim.Adam)
