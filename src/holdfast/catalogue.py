@@ -40,6 +40,11 @@ METHODS: dict[str, str] = {
     "lora": "holdfast.methods.adapter.lora:LoRA",
     "i_lora": "holdfast.methods.adapter.i_lora:ILoRA",
     "o_lora": "holdfast.methods.adapter.o_lora:OLoRA",
+    "source": "holdfast.methods.testtime.source:Source",
+    "bn_adapt": "holdfast.methods.testtime.bn_adapt:BNAdapt",
+    "tent": "holdfast.methods.testtime.tent:TENT",
+    "eata": "holdfast.methods.testtime.eata:EATA",
+    "cotta": "holdfast.methods.testtime.cotta:CoTTA",
 }
 
 

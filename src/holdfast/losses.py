@@ -32,6 +32,16 @@ def distillation(
     return -(probabilities * (outputs / temperature).log_softmax(-1)).sum(-1)
 
 
+def entropy(outputs: Float[Tensor, "*examples classes"]) -> Float[Tensor, "*examples"]:
+    """Entropy of the softmax of logits, in nats.
+
+    Example:
+        >>> round(float(entropy(torch.zeros(4))), 4)
+        1.3863
+    """
+    return -(outputs.softmax(-1) * outputs.log_softmax(-1)).sum(-1)
+
+
 def output_distance(
     outputs: Float[Tensor, "examples width"], stored: Float[Tensor, "examples width"]
 ) -> Float[Tensor, ""]:

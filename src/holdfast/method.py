@@ -28,6 +28,8 @@ The first rows of a batch are always those that the stream brought, in order; th
 `learner.incoming`, as they came. What other methods mix in comes after them. A method that gives up
 some of the stream's rows sets `learner.incoming` to those that remain. `logits` and `loss`
 are given the batch that the model saw, augmented, so that a teacher can be shown the same.
+`learner.outputs` are what the latest pass answered; a method that answers otherwise while it learns
+(at test time, when predictions count) puts its own answer there, in `loss`.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ from holdfast.data import Batch, Table
 from holdfast.errors import StreamRefused, UsageError
 from holdfast.memory.prototypes import Prototypes
 from holdfast.memory.remembers import Remembers
+from holdfast.models.norms import affine
 from holdfast.stream import Experience, Stream
 
 if TYPE_CHECKING:
@@ -74,6 +77,7 @@ Need = Literal[
     "labels",
     "transformer blocks",
     "adapters",
+    "norm layers",
 ]
 Kept = Literal["examples", "outputs", "model", "parameters", "prototypes"]
 
@@ -101,7 +105,8 @@ class Tags:
         needs: What it cannot do without: `"new classes"` (experiences that add classes),
             `"features"` (a model split into backbone and head), `"linear head"`, `"past data"`
             (all earlier experiences at hand), `"boundaries"`, `"labels"`, `"transformer blocks"`,
-            `"adapters"` (weights beside frozen ones, which it brings itself).
+            `"adapters"` (weights beside frozen ones, which it brings itself), `"norm layers"`
+            (normalisation with scales and shifts).
         keeps: What it stores of the past.
     """
 
@@ -204,6 +209,11 @@ class Method(Remembers):
             return (
                 f"{name} works on the weights of a linear head; the head of "
                 f"{type(model).__name__} has no `weight`."
+            )
+        if "norm layers" in needs and not affine(model):
+            return (
+                f"{name} adapts the scales and shifts of normalisation layers, and "
+                f"{type(model).__name__} has none; cotta and source take any model."
             )
         return None
 

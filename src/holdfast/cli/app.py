@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli import diffing
+from holdfast.cli import adapting, diffing
 from holdfast.cli.options import (
     CONFIG,
     DEBUG,
@@ -122,6 +122,25 @@ def diff(
 ) -> None:
     """Say what a tuned model lost against its base; exit status 3 for a drop."""
     diffing.run_diff(base, tuned, [*(on or []), *(more or [])], given)
+
+
+@app.command()
+@takes(*adapting.OPTIONS)
+def adapt(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="Folder of a run, or of a Hugging Face model.")
+    ],
+    stream: Annotated[
+        str,
+        typer.Argument(
+            metavar="STREAM", help="Such as 'corrupted-digits(rounds=3)', or a path of your own."
+        ),
+    ],
+    methods: MethodNames,
+    given: Given,
+) -> None:
+    """Let a classifier adapt to drifting images without labels, and report errors on the way."""
+    adapting.run_adapt(model, stream, methods, given)
 
 
 @app.command()

@@ -33,18 +33,27 @@ if TYPE_CHECKING:
     from holdfast.methods.selection.grads import GrADS
     from holdfast.methods.sparse.hft import HFT
     from holdfast.methods.sparse.migu import MIGU
+    from holdfast.methods.testtime.bn_adapt import BNAdapt
+    from holdfast.methods.testtime.cotta import CoTTA
+    from holdfast.methods.testtime.eata import EATA
+    from holdfast.methods.testtime.source import Source
+    from holdfast.methods.testtime.tent import TENT
 
 __all__ = [
     "AGEM",
     "DER",
     "DMT",
+    "EATA",
     "ER",
     "EWC",
     "HFT",
     "L2",
     "MIGU",
     "NCM",
+    "TENT",
     "WA",
+    "BNAdapt",
+    "CoTTA",
     "Cumulative",
     "DERpp",
     "Finetune",
@@ -58,6 +67,7 @@ __all__ = [
     "OLoRA",
     "OnlineEWC",
     "Replay",
+    "Source",
 ]
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 STUDIES: dict[str, str] = {
     "cf-glue": "holdfast.studies.cf_glue",
     "continual-pretraining": "holdfast.studies.continual_pretraining",
+    "cotta": "holdfast.studies.cotta",
     "dmt": "holdfast.studies.dmt",
     "grads": "holdfast.studies.grads",
     "hft": "holdfast.studies.hft",

@@ -122,10 +122,12 @@ def small_llama(seed: int = 3) -> nn.Module:
     return model
 
 
-def small_model(stream: Stream, head: str = "full") -> nn.Module:
-    """A small model for a small stream."""
+def small_model(stream: Stream, head: str = "full", normed: bool = False) -> nn.Module:
+    """A small model for a small stream; `normed`: with batch normalisation."""
     if stream.scenario == "text":
         return small_llama()
+    if normed:
+        return build_model("cnn(width=4, depth=2)", stream, head=head, seed=3)
     return build_model("mlp(width=16, depth=1)", stream, head=head, seed=3)
 
 
@@ -138,9 +140,11 @@ def learner_for(
     device: str | None = None,
     model: nn.Module | None = None,
 ) -> Learner:
+    method = make()
+    normed = any("norm layers" in part.tags.needs for part in method.parts())
     return Learner(
-        model or small_model(stream, head),
-        make(),
+        model or small_model(stream, head, normed),
+        method,
         optimizer=partial(torch.optim.SGD, lr=0.05, momentum=0.9),
         epochs=2,
         batch_size=batch_size,
