@@ -112,6 +112,7 @@ class TestTimeAdapter:
         self.learner = Learner(
             model, method, objective=AtTestTime(), pretrained=True, seed=seed, device=device
         )
+        self.learner.answering = True
         self.learns = True
         self._initial: dict[str, Any] = {}
         self._awaited: Mapping[str, Any] | None = None

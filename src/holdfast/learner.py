@@ -135,7 +135,8 @@ class Learner:
         self.experience: Experience
         self.batches: Batches | None = None
         self.incoming: Batch = {}
-        self.outputs: Tensor  # of the latest pass of training
+        self.answering = False  # whether answers of training passes count, and are kept
+        self.outputs: Tensor  # of the latest pass, if so
         self.index = 0  # of the experience at hand, or next
         self.step = 0  # within the experience
         self.updates = 0  # in all experiences
@@ -284,7 +285,8 @@ class Learner:
         batch = self.augmented(batch)
         with self.autocast():
             outputs = self.objective.forward(self.model, batch)
-            self.outputs = outputs.detach()
+            if self.answering:
+                self.outputs = outputs.detach()
             visible = outputs
             for mask in self._logits:
                 visible = mask(self, batch, visible)

@@ -28,8 +28,8 @@ The first rows of a batch are always those that the stream brought, in order; th
 `learner.incoming`, as they came. What other methods mix in comes after them. A method that gives up
 some of the stream's rows sets `learner.incoming` to those that remain. `logits` and `loss`
 are given the batch that the model saw, augmented, so that a teacher can be shown the same.
-`learner.outputs` are what the latest pass answered; a method that answers otherwise while it learns
-(at test time, when predictions count) puts its own answer there, in `loss`.
+At test time, when predictions count while the model learns, `learner.outputs` are what the latest
+pass answered; a method that answers otherwise puts its own answer there, in `loss`.
 """
 
 from __future__ import annotations
