@@ -57,6 +57,14 @@ class GrowingHead(nn.Module):
             shift = torch.empty(missing).uniform_(-bound, bound)
             self.bias = nn.Parameter(torch.cat([self.bias.detach(), shift.to(self.bias)]))
 
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw all rows anew."""
+        bound = 1 / math.sqrt(self.weight.shape[1])
+        self.weight.uniform_(-bound, bound)
+        if self.bias is not None:
+            self.bias.uniform_(-bound, bound)
+
     def forward(
         self, features: Float[Tensor, "examples width"]
     ) -> Float[Tensor, "examples classes"]:
@@ -91,6 +99,7 @@ class CosineHead(nn.Module):
     ) -> None:
         super().__init__()
         self.rows = GrowingHead(features, classes, bias=False)
+        self.first_scale = scale
         self.scale = nn.Parameter(torch.tensor(scale), requires_grad=learn_scale)
 
     @property
@@ -103,6 +112,11 @@ class CosineHead(nn.Module):
 
     def grow(self, classes: int) -> None:
         self.rows.grow(classes)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Put the scale back to what it was at first; the rows draw themselves anew."""
+        self.scale.fill_(self.first_scale)
 
     def forward(
         self, features: Float[Tensor, "examples width"]
