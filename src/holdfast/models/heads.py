@@ -41,6 +41,14 @@ class GrowingHead(nn.Module):
         self.bias = nn.Parameter(torch.empty(0)) if bias else None
         self.grow(classes)
 
+    @classmethod
+    def of(cls, linear: nn.Linear) -> GrowingHead:
+        """A head of a linear layer's own weights."""
+        head = cls(linear.in_features, bias=linear.bias is not None)
+        for name, parameter in linear.named_parameters():
+            setattr(head, name, parameter)
+        return head
+
     @property
     def classes(self) -> int:
         return len(self.weight)

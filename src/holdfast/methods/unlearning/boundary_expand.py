@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
 from holdfast.data import Batch
@@ -54,7 +53,7 @@ class BoundaryExpand(Method):
     def setup(self, learner: Learner) -> None:
         self.full = isinstance(learner.model.head, nn.Linear)
         if self.full:
-            learner.model.head = _growing(learner.model.head)
+            learner.model.head = GrowingHead.of(learner.model.head)
 
     def expand(self, learner: Learner, experience: Experience) -> None:
         assert learner.stream is not None
@@ -76,12 +75,3 @@ class BoundaryExpand(Method):
             learner.optimizer.state.pop(parameter, None)  # of rows that are no more
             setattr(head, name, nn.Parameter(parameter.detach()[: self.shadow].clone()))
         learner.renew_optimizer()
-
-
-def _growing(linear: nn.Linear) -> GrowingHead:
-    """A head of the same weights that can gain a row, made without drawing anything."""
-    with torch.random.fork_rng():
-        head = GrowingHead(linear.in_features, bias=linear.bias is not None)
-    for name, parameter in linear.named_parameters():
-        setattr(head, name, parameter)
-    return head

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-
-from holdfast.data import Batch, Table
+from holdfast.data import Table
 from holdfast.errors import UsageError
-from holdfast.evaluation import undisturbed
 from holdfast.method import Method, Tags
 from holdfast.models.snapshot import Snapshot
+from holdfast.unlearning.boundary import nearest_classes
 
 if TYPE_CHECKING:
     from holdfast.learner import Learner
     from holdfast.stream import Experience
-
-ROWS = 256
-"""Examples a pass of the search for the nearest class."""
 
 
 class BoundaryShrink(Method):
@@ -69,41 +61,6 @@ class BoundaryShrink(Method):
         sets = [learner.experience.train, *learner.experience.sets.values()]
         low = min(float(each["x"].min()) for each in sets)
         high = max(float(each["x"].max()) for each in sets)
-        forward = learner.objective.forward
-        model = self.original.model
-        with undisturbed(model, device=learner.device):
-            found = [
-                across(lambda x: forward(model, {"x": x}), batch, self.bound, low, high)
-                for batch in table.to(learner.device).chunks(ROWS)
-            ]
-        return table.with_columns(y=torch.cat(found).to(table.device))
-
-
-def across(
-    model: Callable[[Tensor], Tensor] | nn.Module,
-    batch: Batch,
-    bound: float,
-    low: float,
-    high: float,
-) -> Tensor:
-    """The class that a model sees one step of the fast gradient sign method away.
-
-    Args:
-        model: From inputs to logits.
-        batch: Columns `x` and `y`.
-        bound: Length of the step, as a share of `high - low`.
-        low: Smallest input.
-        high: Largest.
-
-    Source: Goodfellow et al., "Explaining and harnessing adversarial examples" (2015).
-    """
-    raw = batch["x"]
-    x = (raw if raw.is_floating_point() else raw.float()).detach().clone().requires_grad_()
-    with torch.enable_grad():
-        loss = F.cross_entropy(model(x), batch["y"], reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, x)
-    moved = (x.detach() + bound * (high - low) * gradient.sign()).clamp(low, high)
-    if not raw.is_floating_point():
-        moved = moved.round()
-    with torch.no_grad():
-        return model(moved).argmax(1)
+        on_device = table.to(learner.device)
+        y = nearest_classes(self.original.model, on_device, self.bound, low, high)
+        return table.with_columns(y=y.to(table.device))

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from holdfast.data import Batch, Table
 from holdfast.errors import UsageError, at_least
+from holdfast.losses import softened_divergence
 from holdfast.memory.parameters import ParameterStore
 from holdfast.method import Method, Tags
 from holdfast.models.snapshot import Snapshot
@@ -120,9 +120,7 @@ class SCRUB(Method):
 
     def divergence(self, outputs: Tensor, taught: Tensor) -> Tensor:
         """T^2 KL from the teacher's softened probabilities to the student's, mean over examples."""
-        student, teacher = ((z / self.temperature).log_softmax(1) for z in (outputs, taught))
-        mean = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
-        return self.temperature**2 * mean
+        return softened_divergence(outputs, taught, self.temperature).mean()
 
     def distance(self, learner: Learner) -> Tensor:
         if self.averaged_at != learner.epoch:
