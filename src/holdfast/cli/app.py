@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli import diffing
+from holdfast.cli import diffing, forgetting
 from holdfast.cli.options import (
     CONFIG,
     DEBUG,
@@ -122,6 +122,13 @@ def diff(
 ) -> None:
     """Say what a tuned model lost against its base; exit status 3 for a drop."""
     diffing.run_diff(base, tuned, [*(on or []), *(more or [])], given)
+
+
+@app.command()
+@takes(*forgetting.OPTIONS)
+def unlearn(given: Given) -> None:
+    """Have a classifier forget some examples, and compare that with retraining without them."""
+    forgetting.run_unlearn(given)
 
 
 @app.command()

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 
 from holdfast.data import Table
 from holdfast.errors import UsageError
@@ -70,7 +71,10 @@ def seen(learner: Learner, table: Table) -> Seen:
     with learner.serving(), undisturbed(learner.model, learner.method, device=learner.device):
         for batch in table.chunks(ROWS):
             found.append(learner.objective.probabilities(learner.predict(batch), batch))
-    return Seen(torch.cat(found), table["y"])
+    probabilities = torch.cat(found)
+    missing = int(table["y"].max()) + 1 - probabilities.shape[1]
+    # A head that never grew a class's row gives that class no probability.
+    return Seen(F.pad(probabilities, (0, max(0, missing))), table["y"])
 
 
 def scores(
