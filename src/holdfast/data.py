@@ -256,6 +256,11 @@ class Batches:
         self.order: Tensor | None = None
         self._widths: list[dict[str, int]] | None = None
 
+    @property
+    def per_epoch(self) -> int:
+        """Batches in the epoch at hand."""
+        return self._batches(self._count(self.epoch))
+
     def updates(self, accumulate: int = 1) -> int:
         """Updates in all epochs, each of `accumulate` batches but for the last of an epoch."""
         if self.rows is None:

@@ -180,7 +180,7 @@ def test_the_command_prints_a_table_and_leaves_json_and_a_page(call, folder, tmp
     ("words", "complaint"),
     [
         ([], "--run FOLDER"),
-        (["--run", "nowhere"], "There is no run in nowhere"),
+        (["--run", "nowhere", "--forget", "random(3)"], "There is no run in nowhere"),
         (["--run", "FOLDER"], "Say what to forget"),
         (["--run", "FOLDER", "--forget", "random(301)"], "there are 300"),
         (["--run", "FOLDER", "--forget", "class(x)"], "no class 'x'"),

@@ -78,7 +78,7 @@ def test_one_upper_step_is_the_projected_gradient(trained):
     """w_1 = P(w_0 - rate (losses + 2 penalty w_0)), losses read at the lower level's answer."""
     model, table = trained
     found = worst_case(
-        model, table, 30, iterations=1, upper_rate=5.0, penalty=0.01, seed=4, batch_size=64
+        model, table, 30, iterations=1, upper_rate=500.0, penalty=0.01, seed=4, batch_size=64
     )
     generator = torch.Generator().manual_seed(4)
     start = torch.randperm(len(table), generator=generator)[:30]
@@ -88,7 +88,7 @@ def test_one_upper_step_is_the_projected_gradient(trained):
     unlearned = solve(LOWER["finetune"](), asked, w.float()).eval()
     with torch.no_grad():
         losses = F.cross_entropy(unlearned(table["x"]), table["y"], reduction="none").double()
-    moved = w - 5.0 * (losses + 0.02 * w)
+    moved = w - 500.0 * (losses + 0.02 * w)
     low, high = moved.min() - 1, moved.max()
     for _ in range(80):
         mu = (low + high) / 2
@@ -121,7 +121,7 @@ def test_a_search_is_repeated_by_its_seed_and_changes_nobodys_chance(trained):
 
 def test_weights_are_made_whole_every_so_many_iterations(trained):
     model, table = trained
-    found = worst_case(model, table, 30, iterations=2, binarise_every=2, upper_rate=0.5)
+    found = worst_case(model, table, 30, iterations=2, binarise_every=2, upper_rate=300.0)
     assert set(found.weights.tolist()) == {0.0, 1.0}
     assert len(set(found.trail[0].tolist())) > 2
 

@@ -117,11 +117,11 @@ def arms(scale: Scale) -> dict[str, Settings]:
         "stream": {
             "data": "split-fashion-mnist(limit=6000, test_limit=2000)",
             "digits": "split-digits(limit=1200)",
-            "quick": "split-digits(limit=200)",
+            "quick": "split-digits(limit=120, test_limit=60)",
         }[scale],
         "pool": scale == "data",
         "model": "cnn(width=24)" if scale == "data" else "mlp(width=128, depth=1)",
-        "size": {"data": 600, "digits": 120, "quick": 20}[scale],
+        "size": {"data": 600, "digits": 120, "quick": 12}[scale],
         "epochs": {"data": 20, "digits": 40, "quick": 6}[scale],
         "rate": {"data": 0.1, "digits": 0.05, "quick": 0.05}[scale],
         "batch_size": 64,

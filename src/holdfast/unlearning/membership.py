@@ -65,7 +65,7 @@ def modified_entropy(seen: Seen) -> Float[Tensor, " examples"]:
     own = p.gather(1, y)
     others = (p * torch.log1p(-p).clamp_min(_log_least())).scatter(1, y, 0.0)
     first = (1 - own) * own.clamp_min(LEAST).log()
-    return -(first.squeeze(1) + others.sum(1))
+    return 0.0 - (first.squeeze(1) + others.sum(1))  # a sure and right answer has 0, not -0
 
 
 def features(seen: Seen) -> dict[str, Float[Tensor, "examples width"]]:

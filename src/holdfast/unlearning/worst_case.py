@@ -135,7 +135,7 @@ def worst_case(
         >>> from holdfast import models, streams
         >>> stream = streams.build("split-digits(limit=100)", experiences=1)
         >>> model = models.build("mlp(width=16)", stream, seed=0)
-        >>> chosen = worst_case(model, stream[0].train, 10, iterations=2)
+        >>> chosen = worst_case(model, stream[0].train, 10, iterations=2, scale=20.0)
         >>> len(chosen.rows), round(float(chosen.weights.sum()), 3)
         (10, 10.0)
     """
