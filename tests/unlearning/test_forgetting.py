@@ -126,7 +126,7 @@ def test_every_method_stands_beside_retraining_and_the_original(folder, tmp_path
     for way in each.ways:
         expected = abs(way.scores.unlearning - gold.unlearning)
         assert way.gaps["unlearning"] == pytest.approx(expected)
-    assert each.ways[3].lr == pytest.approx(0.02 * 0.05)
+    assert each.ways[3].lr == pytest.approx(0.05 * 0.05)
     assert [way.epochs for way in each.ways] == [0, 0, 1, 1]
     state = checkpoint.load(tmp_path / "1-finetune_retain.safetensors")
     assert state["method"] == "finetune_retain"
