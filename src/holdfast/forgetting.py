@@ -50,8 +50,8 @@ USUAL: dict[str, Usual] = {
     "boundary_shrink": Usual(10, 0.01),
 }
 """Methods that relabel or climb take smaller steps than training does, and those that see the
-forget set alone the smallest. Shares are those that came nearest to retraining on a random set of
-the digits and of Fashion-MNIST, in powers of about two."""
+forget set alone the smallest. These shares came nearest to retraining on random sets of the digits
+and of Fashion-MNIST, and are where to begin."""
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ WAYS: dict[Scale, dict[str, tuple[int, float]]] = {
         "l1_sparse": (4, 0.05),
         "random_labels": (4, 0.01),
         "salun": (4, 0.01),
-        "ga": (2, 0.005),
+        "ga": (2, 0.01),
         "scrub": (4, 0.01),
         "boundary_expand": (4, 0.0005),
         "boundary_shrink": (4, 0.0005),
