@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from holdfast import catalogue, checkpoint
+from holdfast import augment, catalogue, checkpoint
 from holdfast.errors import UsageError, at_least
 from holdfast.learner import Learner
 from holdfast.optim import schedules
@@ -136,7 +136,7 @@ def unlearn(
     """Have a trained classifier forget, by several methods, and compare each with retraining.
 
     Args:
-        run: Folder of a finished `holdfast run`.
+        run: Folder of a finished `holdfast run`, whose augmentation the methods share.
         forget: Forget sets, as `holdfast.unlearning.chosen.choose` reads them.
         methods: Specs of methods that unlearn.
         epochs: Passes of every method; None: 10, and 5 of gradient ascent.
@@ -171,6 +171,7 @@ def unlearn(
     for name in asked:
         _refuse_others(name)
     trained = load(Path(run))
+    altered = trained.config.augment
     rate = float(trained.config.lr or 0.01) if trained.config.optimizer == "sgd" else 0.01
     paces = {name: _pace(name, rate, epochs, lr) for name in asked}
 
@@ -185,6 +186,7 @@ def unlearn(
             epochs=passes,
             batch_size=batch_size or trained.config.batch_size or 32,
             schedule=pace,
+            augment=augment.build(altered) if altered is not None else None,
             seed=seed,
         )
 
