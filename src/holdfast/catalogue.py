@@ -45,6 +45,18 @@ METHODS: dict[str, str] = {
     "tent": "holdfast.methods.testtime.tent:TENT",
     "eata": "holdfast.methods.testtime.eata:EATA",
     "cotta": "holdfast.methods.testtime.cotta:CoTTA",
+    "retrain": "holdfast.methods.unlearning.retrain:Retrain",
+    "finetune_retain": "holdfast.methods.unlearning.finetune_retain:FinetuneRetain",
+    "l1_sparse": "holdfast.methods.unlearning.l1_sparse:L1Sparse",
+    "ga": "holdfast.methods.unlearning.ga:GA",
+    "random_labels": "holdfast.methods.unlearning.random_labels:RandomLabels",
+    "saliency": "holdfast.methods.unlearning.saliency:Saliency",
+    "salun": "holdfast.methods.unlearning.salun:SalUn",
+    "scrub": "holdfast.methods.unlearning.scrub:SCRUB",
+    "boundary_expand": "holdfast.methods.unlearning.boundary_expand:BoundaryExpand",
+    "boundary_shrink": "holdfast.methods.unlearning.boundary_shrink:BoundaryShrink",
+    "eu_k": "holdfast.methods.unlearning.eu_k:EUk",
+    "cf_k": "holdfast.methods.unlearning.cf_k:CFk",
 }
 
 

@@ -42,6 +42,28 @@ def entropy(outputs: Float[Tensor, "*examples classes"]) -> Float[Tensor, "*exam
     return -(outputs.softmax(-1) * outputs.log_softmax(-1)).sum(-1)
 
 
+def softened_divergence(
+    outputs: Float[Tensor, "*examples classes"],
+    targets: Float[Tensor, "*examples classes"],
+    temperature: float = 4.0,
+) -> Float[Tensor, "*examples"]:
+    """T^2 KL(teacher, student) between softened class probabilities: `distillation` less its least.
+
+    Args:
+        outputs: The student's logits.
+        targets: The teacher's logits.
+        temperature: T, which divides both.
+
+    Example:
+        >>> logits = torch.tensor([[1.0, -1.0]])
+        >>> float(softened_divergence(logits, logits))
+        0.0
+    """
+    student, teacher = ((z / temperature).log_softmax(-1) for z in (outputs, targets))
+    apart = F.kl_div(student, teacher, reduction="none", log_target=True)
+    return temperature**2 * apart.sum(-1)
+
+
 def output_distance(
     outputs: Float[Tensor, "examples width"], stored: Float[Tensor, "examples width"]
 ) -> Float[Tensor, ""]:

@@ -7,6 +7,7 @@ A `Method` overrides only the points of the step that it needs:
     inherit(learner)                      once, if the model comes knowing something: keep that too
     begin(learner, experience)            before an experience is trained on
     select(learner, table)                choose what to train on
+    epoch_rows(learner, table, epoch)     which of its rows an epoch goes through, None: all
     fit(learner, table)                   instead of gradient training, where it answers True
     batch(learner, batch)                 mix in, relabel
     logits(learner, batch, outputs)       mask or correct what the training loss sees
@@ -78,6 +79,7 @@ Need = Literal[
     "transformer blocks",
     "adapters",
     "norm layers",
+    "retain set",
 ]
 Kept = Literal["examples", "outputs", "model", "parameters", "prototypes"]
 
@@ -106,7 +108,8 @@ class Tags:
             `"features"` (a model split into backbone and head), `"linear head"`, `"past data"`
             (all earlier experiences at hand), `"boundaries"`, `"labels"`, `"transformer blocks"`,
             `"adapters"` (weights beside frozen ones, which it brings itself), `"norm layers"`
-            (normalisation with scales and shifts).
+            (normalisation with scales and shifts), `"retain set"` (in every experience a set of
+            that name: what must not be unlearned with what must).
         keeps: What it stores of the past.
     """
 
@@ -149,6 +152,9 @@ class Method(Remembers):
 
     def select(self, learner: Learner, table: Table) -> Table:
         return table
+
+    def epoch_rows(self, learner: Learner, table: Table, epoch: int) -> Tensor | None:
+        return None
 
     def fit(self, learner: Learner, table: Table) -> bool:
         return False
@@ -200,6 +206,11 @@ class Method(Remembers):
             return f"{name} must know where experiences end; {stream.name!r} does not tell."
         if "labels" in needs and not stream.labelled:
             return f"{name} learns from labels; {stream.name!r} has none."
+        if "retain set" in needs and any("retain" not in e.sets for e in stream):
+            return (
+                f"{name} is told what to keep, and {stream.name!r} does not tell: give its "
+                "experiences a set named 'retain'."
+            )
         if "features" in needs and not hasattr(model, "features"):
             return (
                 f"{name} works on features, and {type(model).__name__} has none: give a "
@@ -251,10 +262,11 @@ def chain(*methods: Method) -> Method:
         methods: One or more methods; chains are flattened.
 
     Raises:
-        UsageError: If two of them replace gradient training (`fit`), decide the prediction
-            (`predict`) or bring adapters, if one chooses among weights that another freezes, if one
-            acts during training steps and another makes none, if one drops what those before it add
-            to the loss, or if one object is given twice.
+        UsageError: If two of them replace gradient training (`fit`), choose the rows of an epoch
+            (`epoch_rows`), decide the prediction (`predict`) or bring adapters, if one chooses
+            among weights that another freezes, if one acts during training steps and another makes
+            none, if one drops what those before it add to the loss, or if one object is given
+            twice.
 
     Example:
         >>> from holdfast.methods import ER, WA
@@ -266,7 +278,11 @@ def chain(*methods: Method) -> Method:
         raise UsageError("chain() needs at least one method.")
     if len({id(part) for part in flat}) < len(flat):
         raise UsageError("chain() was given one method object twice; give two objects.")
-    for hook, what in (("fit", "replace gradient training"), ("predict", "decide the prediction")):
+    for hook, what in (
+        ("fit", "replace gradient training"),
+        ("epoch_rows", "choose the rows of an epoch"),
+        ("predict", "decide the prediction"),
+    ):
         rivals = [type(part).__name__ for part in flat if part.overrides(hook)]
         if len(rivals) > 1:
             raise UsageError(f"{' and '.join(rivals)} cannot be chained: both {what}.")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli import adapting, diffing
+from holdfast.cli import adapting, diffing, forgetting
 from holdfast.cli.options import (
     CONFIG,
     DEBUG,
@@ -141,6 +141,13 @@ def adapt(
 ) -> None:
     """Let a classifier adapt to drifting images without labels, and report errors on the way."""
     adapting.run_adapt(model, stream, methods, given)
+
+
+@app.command()
+@takes(*forgetting.OPTIONS)
+def unlearn(given: Given) -> None:
+    """Have a classifier forget some examples, and compare that with retraining without them."""
+    forgetting.run_unlearn(given)
 
 
 @app.command()

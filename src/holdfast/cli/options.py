@@ -34,6 +34,7 @@ class Option:
     help: str
     default: str = ""
     panel: str = "Learning"
+    metavar: str = ""
 
     @property
     def flag(self) -> str:
@@ -48,7 +49,7 @@ class Option:
             help=self.help.rstrip(".") + shown + ".",
             show_default=False,
             rich_help_panel=self.panel,
-            metavar=METAVARS[self.type],
+            metavar=self.metavar or METAVARS[self.type],
         )
         annotation: Any = self.type if self.type is bool else self.type | None
         if self.type is tuple:

@@ -17,6 +17,7 @@ def refuse(trainer: Trainer, method: Method) -> None:
         for hook, what in (
             ("fit", "replaces gradient training, which is what a Trainer does"),
             ("logits", "changes class logits before the loss, which a Trainer computes itself"),
+            ("epoch_rows", "chooses the rows of every epoch, which a Trainer draws itself"),
             ("predict", "decides predictions, which a Trainer takes from the model itself"),
         ):
             # Language models have no classes: what methods do to class logits does nothing there.

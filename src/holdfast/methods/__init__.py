@@ -38,6 +38,18 @@ if TYPE_CHECKING:
     from holdfast.methods.testtime.eata import EATA
     from holdfast.methods.testtime.source import Source
     from holdfast.methods.testtime.tent import TENT
+    from holdfast.methods.unlearning.boundary_expand import BoundaryExpand
+    from holdfast.methods.unlearning.boundary_shrink import BoundaryShrink
+    from holdfast.methods.unlearning.cf_k import CFk
+    from holdfast.methods.unlearning.eu_k import EUk
+    from holdfast.methods.unlearning.finetune_retain import FinetuneRetain
+    from holdfast.methods.unlearning.ga import GA
+    from holdfast.methods.unlearning.l1_sparse import L1Sparse
+    from holdfast.methods.unlearning.random_labels import RandomLabels
+    from holdfast.methods.unlearning.retrain import Retrain
+    from holdfast.methods.unlearning.saliency import Saliency
+    from holdfast.methods.unlearning.salun import SalUn
+    from holdfast.methods.unlearning.scrub import SCRUB
 
 __all__ = [
     "AGEM",
@@ -46,27 +58,39 @@ __all__ = [
     "EATA",
     "ER",
     "EWC",
+    "GA",
     "HFT",
     "L2",
     "MIGU",
     "NCM",
+    "SCRUB",
     "TENT",
     "WA",
     "BNAdapt",
+    "BoundaryExpand",
+    "BoundaryShrink",
+    "CFk",
     "CoTTA",
     "Cumulative",
     "DERpp",
+    "EUk",
     "Finetune",
+    "FinetuneRetain",
     "GrADS",
     "Guard",
     "ICaRL",
     "ILoRA",
     "Joint",
+    "L1Sparse",
     "LoRA",
     "LwF",
     "OLoRA",
     "OnlineEWC",
+    "RandomLabels",
     "Replay",
+    "Retrain",
+    "SalUn",
+    "Saliency",
     "Source",
 ]
 

@@ -33,6 +33,7 @@ STUDIES: dict[str, str] = {
     "stability-gap": "holdfast.studies.stability_gap",
     "trace": "holdfast.studies.trace",
     "weight-aligning": "holdfast.studies.weight_aligning",
+    "worst-case-forget-sets": "holdfast.studies.worst_case_forget_sets",
 }
 
 

@@ -204,6 +204,12 @@ def check_refusal(make: Factory) -> None:
             needed("boundaries"),
         ),
         ("streams without labels", replace(stream, labelled=False), None, needed("labels")),
+        (
+            "streams without a retain set",
+            replace(stream, experiences=[replace(e, sets={}) for e in stream]),
+            None,
+            needed("retain set"),
+        ),
     ]
     if stream.classes:
         headless = nn.Sequential(nn.Flatten(), nn.Linear(stream.shape[-1] ** 2, stream.classes))

@@ -47,7 +47,7 @@ def small_stream(scenario: str = "class", per_experience: int = 40) -> Stream:
             )
             for k in range(3)
         ]
-        return domain_incremental(source, domains, "small-domain")
+        return with_retained(domain_incremental(source, domains, "small-domain"), source)
     six = first_classes(source, 6)
     stream = class_incremental(six, 3, seed=None, name=f"small-{scenario}")
     experiences = [
@@ -55,7 +55,19 @@ def small_stream(scenario: str = "class", per_experience: int = 40) -> Stream:
         for e in stream
     ]
     stream = replace(stream, experiences=experiences)
-    return stream.with_tasks() if scenario == "task" else stream
+    return stream.with_tasks() if scenario == "task" else with_retained(stream, six)
+
+
+def with_retained(stream: Stream, source: Source, rows: int = 24) -> Stream:
+    """The stream with a retain set in every experience: of its classes, but not of its rows."""
+    kept = [
+        source.train.where(torch.isin(source.train["y"], torch.tensor(e.classes))) for e in stream
+    ]
+    experiences = [
+        replace(e, sets={**e.sets, "retain": some_rows(table, 5, rows)})
+        for e, table in zip(stream, kept, strict=True)
+    ]
+    return replace(stream, experiences=experiences)
 
 
 def small_text(per_experience: int = 40) -> Stream:
@@ -89,7 +101,7 @@ def small_text(per_experience: int = 40) -> Stream:
                 table(name, 50, 30),
                 (),
                 name,
-                {"guard": table("lambda", 20, 10)},
+                {"guard": table("lambda", 20, 10), "retain": table("lambda", 40, 20)},
             )
             for i, name in enumerate(names)
         ],
