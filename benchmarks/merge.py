@@ -65,11 +65,9 @@ def resident() -> int:
 def child(rule: str, folder: Path, out: Path) -> None:
     """One merge, in this process; prints its seconds and bytes."""
     import torch
-    import transformers  # noqa: F401
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM  # noqa: F401
 
     from holdfast.merge import build, merge
-    from holdfast.merge.plan import prepare  # noqa: F401
+    from holdfast.merge.plan import prepare
 
     torch.set_num_threads(1)
     made = build(rule)
@@ -77,6 +75,7 @@ def child(rule: str, folder: Path, out: Path) -> None:
     if made.most == 1:
         models = models[:1]
     base = folder / "base" if made.of_changes else None
+    prepare(models, made, base=base).inputs.skeleton()  # imports what reading models takes
     before = resident()
     begun = time.perf_counter()
     merge(models, out, rule=made, base=base)
