@@ -162,8 +162,8 @@ def repair(
         "base": base, "common_rows": common_rows, "trust_remote_code": trust_remote_code,
     }  # fmt: skip
     for spec in specs:
-        plan = prepare([tuned], build(spec), **merging)
-    refuse_full_disk(plan, target)
+        build(spec).check(1, base=True)
+    refuse_full_disk(prepare([tuned], build(specs[0]), **merging), target)
     old_sets, new_sets = probe_sets(on, metric, fields), probe_sets(new, metric, fields)
     _refuse_no_sets(old_sets, new_sets)
 
