@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli import adapting, diffing, forgetting
+from holdfast.cli import adapting, diffing, forgetting, merging
 from holdfast.cli.options import (
     CONFIG,
     DEBUG,
@@ -148,6 +148,33 @@ def adapt(
 def unlearn(given: Given) -> None:
     """Have a classifier forget some examples, and compare that with retraining without them."""
     forgetting.run_unlearn(given)
+
+
+@app.command()
+@takes(*merging.MERGE_OPTIONS)
+def merge(
+    models: Annotated[
+        list[Path], typer.Argument(metavar="MODEL...", help="Folders of models to merge.")
+    ],
+    given: Given,
+) -> None:
+    """Merge models into one checkpoint, tensor by tensor, wholly or not at all."""
+    merging.run_merge(models, given)
+
+
+@app.command()
+@takes(*merging.REPAIR_OPTIONS)
+def repair(
+    base: Annotated[Path, typer.Argument(metavar="BASE", help="Folder of the model before.")],
+    tuned: Annotated[Path, typer.Argument(metavar="TUNED", help="Folder of the model after.")],
+    given: Given,
+    on: Annotated[
+        list[Path] | None,
+        typer.Option("--on", metavar="PATH", help="What the base could do; may be repeated."),
+    ] = None,
+) -> None:
+    """Mix a tuned model with its base to give back what it lost; exit status 3 for a drop."""
+    merging.run_repair(base, tuned, on or [], given)
 
 
 @app.command()

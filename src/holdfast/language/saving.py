@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +34,36 @@ def save(model: Any, tokenizer: Any, folder: str | Path, *, replace: bool = Fals
         UsageError: If something is there and may not be replaced, or is not a checkpoint.
         CheckpointError: If it cannot be written; what was there before is untouched.
     """
+    with written_wholly(folder, replace=replace) as new, quietly():
+        if hasattr(model, "peft_config"):
+            _save_adapter(model, new)
+        else:
+            model.save_pretrained(new)
+        tokenizer.save_pretrained(new)
+    return Path(folder).resolve()
+
+
+@contextmanager
+def written_wholly(folder: str | Path, *, replace: bool = False) -> Iterator[Path]:
+    """A new folder that stands at `folder` if all went well, and vanishes if not.
+
+    It lies beside `folder`, is brought to the disk, and then renamed.
+
+    Args:
+        folder: Where to; it must not exist yet, or be empty.
+        replace: As of `save`.
+
+    Raises:
+        UsageError: As `save`.
+        CheckpointError: As `save`.
+    """
     target = Path(folder).resolve()
-    _refuse_overwriting(target, replace)
+    refuse_overwriting(target, replace)
     new = target.with_name(f".{target.name}.new-{uuid.uuid4().hex}")
     old = target.with_name(f".{target.name}.old-{uuid.uuid4().hex}")
     try:
         new.mkdir(parents=True)
-        with quietly():
-            if hasattr(model, "peft_config"):
-                _save_adapter(model, new)
-            else:
-                model.save_pretrained(new)
-            tokenizer.save_pretrained(new)
+        yield new
         for path in (*new.rglob("*"), new):
             _sync(path)
         if target.exists():
@@ -62,10 +82,10 @@ def save(model: Any, tokenizer: Any, folder: str | Path, *, replace: bool = Fals
     finally:
         shutil.rmtree(new, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
-    return target
 
 
-def _refuse_overwriting(target: Path, replace: bool) -> None:
+def refuse_overwriting(target: Path, replace: bool) -> None:
+    """Raise `UsageError` unless a new folder may stand at `target`."""
     if not target.exists():
         return
     if not target.is_dir():
