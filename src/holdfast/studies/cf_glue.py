@@ -422,7 +422,7 @@ STUDY = Study(
         "Language models forget classification tasks to very different degrees, and prompts decide "
         "much of it."
     ),
-    minutes={"data": 55, "digits": 40, "quick": 1},
+    minutes={"data": 60, "digits": 40, "quick": 1},
     data=(
         "cl15/mnli_train.jsonl.gz",
         "trec/train.jsonl.gz",
