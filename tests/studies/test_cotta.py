@@ -57,6 +57,11 @@ def made(good):
             "drift": drift + 0.001 * place,
             "clean_after": 0.2 + side * away + 0.001 * place,
             "distance": 0.1 + side * away,
+            "clean_before": 0.19,
+            "averaged": 1.0 if arm.startswith("CoTTA") else None,
+            "images_per_second": 100.0,
+            "rounds": [0.4] if "gradual" in arm else [0.4, 0.39, 0.38 + 0.001 * place],
+            "domains": {"fog 5": 0.3, "snow 5": 0.5},
         }
 
     return Results({arm: [one(arm, place) for place in range(3)] for arm in cotta.ARMS})
@@ -68,3 +73,18 @@ def test_every_claim_can_be_reproduced_and_can_fail(good, decision):
     assert {c.text: c.judge(results).decision for c in cotta.CLAIMS} == {
         c.text: decision for c in cotta.CLAIMS
     }
+
+
+def test_tables_and_figures_show_every_arm_round_and_domain():
+    results = made(good=True)
+    by_arm, by_domain = cotta.grids(results)
+    assert [row[0] for row in by_arm.rows] == list(cotta.ARMS)
+    assert all(len(row) == len(by_arm.header) for row in by_arm.rows)
+    shown = dict(zip(by_arm.header, by_arm.rows[-1], strict=True))
+    assert shown["arm"] == "CoTTA, gradual"
+    assert (shown["round 1"], shown["round 3"]) == ("40.0 ± 0.0", "-")
+    assert [row[0] for row in by_domain.rows] == ["fog 5", "snow 5"]
+    assert len(by_domain.header) == len(by_domain.rows[0]) == 1 + len(cotta.ROUNDED)
+    rounds, clean = cotta.figures(results)
+    assert all(f">{arm}<" in rounds.svg for arm in cotta.ROUNDED)
+    assert clean.svg.count("<rect") >= 5

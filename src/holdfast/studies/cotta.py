@@ -333,7 +333,7 @@ STUDY = Study(
         "Under corruptions that keep changing, averaged teachers and weights put back at random "
         "adapt without drifting and keep the source's skill."
     ),
-    minutes={"data": 25, "digits": 12, "quick": 0.5},
+    minutes={"data": 28, "digits": 12, "quick": 0.5},
     data=("cifar10", "weights/resnet20_cifar10.safetensors"),
     arms=arms,
     measure=measure,
