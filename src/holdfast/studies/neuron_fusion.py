@@ -10,8 +10,10 @@ Catastrophic Forgetting in Multimodal LLMs" (2025).
 Run: a small Llama learns to answer short questions of real text. With a small vision tower that
 was trained to tell pictures apart, and a projector, it becomes a `LlavaForConditionalGeneration`
 and learns to answer questions about scenes of real pictures: what, how many, which colour; first
-the projector alone, then the language model with it, as LLaVA's two stages are. Then the language model in it is merged with the one before, by every rule over a grid of its settings; the
-tower and the projector stay. Settings are chosen on validation questions and judged on others.
+the projector alone, then the language model with it, as LLaVA's two stages are. Then the language
+model in it is merged with the one before, by every rule over a grid of its settings; tower and
+projector stay. Settings are chosen on validation questions and judged on others.
+
 Arms: visual tuning at its rate, and at half of it. Controls: neurons that changed little, neurons
 at random, single entries.
 """
@@ -129,7 +131,7 @@ def arms(scale: Scale) -> dict[str, Settings]:
         "visual_lr": 3e-4,
         "rate": 1.0,
         "batch_size": 16,
-        "test": 12 if quick else 80,
+        "test": 12 if quick else 100,
         "probe": 2 if quick else 16,
         "every": 4 if quick else 1,
         "controls": False,
