@@ -40,6 +40,18 @@ METHODS: dict[str, str] = {
     "lora": "holdfast.methods.adapter.lora:LoRA",
     "i_lora": "holdfast.methods.adapter.i_lora:ILoRA",
     "o_lora": "holdfast.methods.adapter.o_lora:OLoRA",
+    "ga": "holdfast.methods.unlearning.ga:GA",
+    "npo": "holdfast.methods.unlearning.npo:NPO",
+    "simnpo": "holdfast.methods.unlearning.simnpo:SimNPO",
+    "dpo": "holdfast.methods.unlearning.dpo:DPO",
+    "kto": "holdfast.methods.unlearning.kto:KTO",
+    "idk": "holdfast.methods.unlearning.idk:IDK",
+    "rmu": "holdfast.methods.unlearning.rmu:RMU",
+    "undial": "holdfast.methods.unlearning.undial:UNDIAL",
+    "wga": "holdfast.methods.unlearning.wga:WGA",
+    "satimp": "holdfast.methods.unlearning.satimp:SatImp",
+    "retain": "holdfast.methods.unlearning.retain:Retain",
+    "retain_kl": "holdfast.methods.unlearning.retain:RetainKL",
 }
 
 

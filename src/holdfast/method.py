@@ -74,6 +74,8 @@ Need = Literal[
     "labels",
     "transformer blocks",
     "adapters",
+    "retain set",
+    "refusal set",
 ]
 Kept = Literal["examples", "outputs", "model", "parameters", "prototypes"]
 
@@ -101,7 +103,8 @@ class Tags:
         needs: What it cannot do without: `"new classes"` (experiences that add classes),
             `"features"` (a model split into backbone and head), `"linear head"`, `"past data"`
             (all earlier experiences at hand), `"boundaries"`, `"labels"`, `"transformer blocks"`,
-            `"adapters"` (weights beside frozen ones, which it brings itself).
+            `"adapters"` (weights beside frozen ones, which it brings itself), `"retain set"` and
+            `"refusal set"` (what an unlearning request brings beside what is to be forgotten).
         keeps: What it stores of the past.
     """
 
@@ -195,6 +198,13 @@ class Method(Remembers):
             return f"{name} must know where experiences end; {stream.name!r} does not tell."
         if "labels" in needs and not stream.labelled:
             return f"{name} learns from labels; {stream.name!r} has none."
+        for role in ("retain", "refusal"):
+            lacking = [e.name for e in stream.experiences if role not in e.sets]
+            if f"{role} set" in needs and lacking:
+                return (
+                    f"{name} needs a {role} set beside what is to be forgotten, and "
+                    f"{lacking[0] or stream.name!r} has none: give one as sets[{role!r}]."
+                )
         if "features" in needs and not hasattr(model, "features"):
             return (
                 f"{name} works on features, and {type(model).__name__} has none: give a "

@@ -33,18 +33,37 @@ if TYPE_CHECKING:
     from holdfast.methods.selection.grads import GrADS
     from holdfast.methods.sparse.hft import HFT
     from holdfast.methods.sparse.migu import MIGU
+    from holdfast.methods.unlearning.dpo import DPO
+    from holdfast.methods.unlearning.ga import GA
+    from holdfast.methods.unlearning.idk import IDK
+    from holdfast.methods.unlearning.kto import KTO
+    from holdfast.methods.unlearning.npo import NPO
+    from holdfast.methods.unlearning.retain import Retain, RetainKL
+    from holdfast.methods.unlearning.rmu import RMU
+    from holdfast.methods.unlearning.satimp import SatImp
+    from holdfast.methods.unlearning.simnpo import SimNPO
+    from holdfast.methods.unlearning.undial import UNDIAL
+    from holdfast.methods.unlearning.wga import WGA
 
 __all__ = [
     "AGEM",
     "DER",
     "DMT",
+    "DPO",
     "ER",
     "EWC",
+    "GA",
     "HFT",
+    "IDK",
+    "KTO",
     "L2",
     "MIGU",
     "NCM",
+    "NPO",
+    "RMU",
+    "UNDIAL",
     "WA",
+    "WGA",
     "Cumulative",
     "DERpp",
     "Finetune",
@@ -58,6 +77,10 @@ __all__ = [
     "OLoRA",
     "OnlineEWC",
     "Replay",
+    "Retain",
+    "RetainKL",
+    "SatImp",
+    "SimNPO",
 ]
 
 
