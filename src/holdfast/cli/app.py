@@ -23,6 +23,7 @@ from holdfast.cli.options import (
     STUDY_SEEDS,
     TUNE_OUT,
     TUNING,
+    UNLEARNING,
     Given,
     takes,
 )
@@ -87,6 +88,15 @@ def finetune(given: Given) -> None:
     from holdfast.cli.tuning import tune
 
     tune(given)
+
+
+@app.command()
+@takes(*UNLEARNING, TUNE_OUT, RESUME, DRY_RUN, JSON, CONFIG, DEBUG)
+def unlearn(given: Given) -> None:
+    """Let a language model forget, and audit what is forgotten and what is kept."""
+    from holdfast.cli.unlearning import run_unlearn
+
+    run_unlearn(given)
 
 
 @app.command()
