@@ -5,7 +5,7 @@ TORCH ?= torch
 DEMO_ARGS ?=
 TEST_ARGS ?=
 STUDY_ARGS ?=
-STUDIES ?= stability-gap weight-aligning hft migu i-lora dmt grads continual-pretraining trace cf-glue
+STUDIES ?= stability-gap weight-aligning hft migu i-lora dmt grads continual-pretraining trace cf-glue npo
 
 VENV := .venv
 BIN := $(VENV)/bin

@@ -29,6 +29,7 @@ STUDIES: dict[str, str] = {
     "hft": "holdfast.studies.hft",
     "i-lora": "holdfast.studies.i_lora",
     "migu": "holdfast.studies.migu",
+    "npo": "holdfast.studies.npo",
     "stability-gap": "holdfast.studies.stability_gap",
     "trace": "holdfast.studies.trace",
     "weight-aligning": "holdfast.studies.weight_aligning",
