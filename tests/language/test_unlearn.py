@@ -178,7 +178,7 @@ def test_what_is_to_be_forgotten_cannot_be_kept(
 ) -> None:
     rows = [fact("c1", "d1"), fact("C1", "d1"), fact("new", "one")]
     lines(folder / "both.jsonl", rows)
-    with pytest.raises(DataError, match="1 of the 3 questions to be forgotten are also in the ret"):
+    with pytest.raises(DataError, match="2 of the 3 questions to be forgotten are also in the ret"):
         prepare(request_of(forget=str(folder / "both.jsonl")), CPU)
 
 
