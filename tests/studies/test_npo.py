@@ -68,7 +68,7 @@ def test_drift_by_hand_is_that_of_autograd():
                 loss = (2 / 0.5 * torch.log1p(ratio)).mean()
             (gradient,) = torch.autograd.grad(loss, weights)
             weights = (weights - npo_features.EQUAL_RATE * gradient).detach().requires_grad_()
-        distance = float((weights - given.fitted).norm())
+        distance = (weights - given.fitted).norm().item()
         assert found[name][-1] == pytest.approx(distance, rel=1e-6)
 
 

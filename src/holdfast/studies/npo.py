@@ -82,8 +82,8 @@ def arms(scale: Scale) -> dict[str, Settings]:
         "depth": 2 if quick else 4,
         "authors": 4 if quick else 40,
         "forgotten": 1 if quick else 4,
-        "memorise": 1 if quick else 16,
-        "look": 10 if quick else 60,
+        "memorise": 1 if quick else 12,
+        "look": 10 if quick else 30,
         "epochs": 1 if quick else 8,
     }
     found: dict[str, Settings] = {
@@ -398,7 +398,7 @@ STUDY = Study(
         "A bounded loss on what is to be forgotten unlearns it where gradient ascent ruins the "
         "model."
     ),
-    minutes={"data": 25, "digits": 25, "quick": 0.5},
+    minutes={"data": 30, "digits": 30, "quick": 1},
     data=(),
     arms=arms,
     measure=measure,

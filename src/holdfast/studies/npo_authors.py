@@ -70,7 +70,7 @@ def taught(settings: Settings, seed: int) -> Taught:
 @lru_cache(maxsize=1)  # all arms of a seed forget the same
 def _taught(given: tuple[tuple[str, Any], ...], seed: int) -> Taught:
     settings = dict(given)
-    made = authors(settings["authors"], settings["forgotten"], seed)
+    made = authors(settings["authors"], settings["forgotten"], seed, strangers=10)
     words = zoo.byte_pairs(_texts([*made.forget, *made.retain, *made.strangers]), 1024)
     forget = _table(made.forget, words)
     retain = _table(made.retain, words)

@@ -176,8 +176,8 @@ def unlearn(
                 loss = _preference(drift[place] + moved.mean(), setting.npo[1])
             else:
                 loss = _preference(gain[place] + drift[place], setting.dpo[1])
-            term = {"": 0.0, "retain": kept[place], "KL": same[place]}[beside]
-            losses.append(loss + term)
+            terms = {"retain": kept[place], "KL": same[place]}
+            losses.append(loss + terms[beside] if beside else loss)
         (gradient,) = torch.autograd.grad(torch.stack(losses).sum(), weights)
         with torch.no_grad():
             weights -= rates * gradient
