@@ -32,7 +32,7 @@ from holdfast.studies.study import Measured, Settings
 LENGTH = 64
 """Tokens of the longest row."""
 
-ANSWER = 24
+ANSWER = 16
 """Tokens of the longest answer that is written."""
 
 MEMORISED = ("width", "depth", "authors", "forgotten", "memorise", "look")
@@ -164,7 +164,8 @@ def measure(settings: Settings, seed: int) -> Measured:
     usable = [p["log10_p"] for p in points if p["utility"] >= 0.8 * start["utility"]]
     return {
         "way": points,
-        "kept": end["utility"] / start["utility"],
+        # A trial's model has learned nothing, and nothing can be kept.
+        "kept": end["utility"] / start["utility"] if start["utility"] else None,
         "log10_p": end["log10_p"],
         "usable": max(usable),
         "forget_probability": end["forget_probability"],

@@ -69,10 +69,10 @@ class LwF(Method):
         return super().refusal(stream, model)
 
     def setup(self, learner: Learner) -> None:
-        self.retained = Retained()
         self.teacher = Snapshot(lambda: learner.model)
-        if unlearns(learner) and learner.stream is not None:
-            for request in learner.stream:
+        if unlearns(learner):
+            self.retained = Retained()
+            for request in learner.stream or ():
                 of_request(request, RETAIN)
 
     def logits(self, learner: Learner, batch: Batch, outputs: Tensor) -> Tensor:
