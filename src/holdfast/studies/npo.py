@@ -74,7 +74,7 @@ def arms(scale: Scale) -> dict[str, Settings]:
         "part": "points",
         "fit_steps": 200 if quick else 20_000,
         "steps": 50 if quick else 2000,
-        "drift": 200 if quick else 10_000,
+        "drift": 1000 if quick else 10_000,
     }
     language: Settings = {
         "part": "authors",
