@@ -48,7 +48,6 @@ METHODS: dict[str, str] = {
     "retrain": "holdfast.methods.unlearning.retrain:Retrain",
     "finetune_retain": "holdfast.methods.unlearning.finetune_retain:FinetuneRetain",
     "l1_sparse": "holdfast.methods.unlearning.l1_sparse:L1Sparse",
-    "ga": "holdfast.methods.unlearning.ga:GA",
     "random_labels": "holdfast.methods.unlearning.random_labels:RandomLabels",
     "saliency": "holdfast.methods.unlearning.saliency:Saliency",
     "salun": "holdfast.methods.unlearning.salun:SalUn",
@@ -57,6 +56,18 @@ METHODS: dict[str, str] = {
     "boundary_shrink": "holdfast.methods.unlearning.boundary_shrink:BoundaryShrink",
     "eu_k": "holdfast.methods.unlearning.eu_k:EUk",
     "cf_k": "holdfast.methods.unlearning.cf_k:CFk",
+    "ga": "holdfast.methods.unlearning.ga:GA",
+    "npo": "holdfast.methods.unlearning.npo:NPO",
+    "simnpo": "holdfast.methods.unlearning.simnpo:SimNPO",
+    "dpo": "holdfast.methods.unlearning.dpo:DPO",
+    "kto": "holdfast.methods.unlearning.kto:KTO",
+    "idk": "holdfast.methods.unlearning.idk:IDK",
+    "rmu": "holdfast.methods.unlearning.rmu:RMU",
+    "undial": "holdfast.methods.unlearning.undial:UNDIAL",
+    "wga": "holdfast.methods.unlearning.wga:WGA",
+    "satimp": "holdfast.methods.unlearning.satimp:SatImp",
+    "retain": "holdfast.methods.unlearning.retain:Retain",
+    "retain_kl": "holdfast.methods.unlearning.retain:RetainKL",
 }
 
 

@@ -9,7 +9,7 @@ moment goes on from its newest checkpoint.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -231,15 +231,27 @@ def _check_folder(out: Path, recipe: Recipe, resume: bool) -> None:
 def _told_what_fits(plan: Plan) -> Iterator[None]:
     """Turn a lack of memory into what to do about it."""
     trainable = sum(p.numel() for p in plan.loaded.model.parameters() if p.requires_grad)
-    settings, where = memory_settings(plan, trainable), plan.loaded.model.device
+    settings = memory_settings(plan, trainable)
+    with told_what_fits(plan.recipe.model, plan.loaded.model.device, settings):
+        yield
+
+
+@contextmanager
+def told_what_fits(model: str, where: torch.device, settings: Mapping[str, Any]) -> Iterator[None]:
+    """Turn a lack of memory into what to do about it.
+
+    Args:
+        model: The checkpoint's folder.
+        where: The device.
+        settings: What a step's memory depends on, as `estimate_memory` asks.
+    """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         scarce = isinstance(error, (MemoryError, torch.OutOfMemoryError))
         if not scarce and "not enough memory" not in str(error):
             raise
-        description = checkpoints.describe(plan.recipe.model)
-        said = advice(description, free_memory(where), **settings)
+        said = advice(checkpoints.describe(model), free_memory(where), **settings)
         raise RunError(
             "Memory has run out. "
             + (said or "A smaller --batch-size, --checkpointing or --lora 'lora(rank=8)' may fit.")

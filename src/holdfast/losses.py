@@ -59,9 +59,28 @@ def softened_divergence(
         >>> float(softened_divergence(logits, logits))
         0.0
     """
-    student, teacher = ((z / temperature).log_softmax(-1) for z in (outputs, targets))
-    apart = F.kl_div(student, teacher, reduction="none", log_target=True)
-    return temperature**2 * apart.sum(-1)
+    return temperature**2 * divergence(outputs / temperature, targets / temperature)
+
+
+def divergence(
+    outputs: Float[Tensor, "*examples classes"], reference: Float[Tensor, "*examples classes"]
+) -> Float[Tensor, "*examples"]:
+    """KL divergence of the reference's distribution from the outputs', in nats: KL(ref || now).
+
+    In single precision at least, whatever the logits'.
+
+    Args:
+        outputs: Logits now.
+        reference: Logits of the model as it was, same columns.
+
+    Example:
+        >>> float(divergence(torch.tensor([1.0, 3.0]), torch.tensor([2.0, 4.0])).abs())
+        0.0
+    """
+    low = outputs.dtype in (torch.bfloat16, torch.float16)
+    now, then = (x.float() if low else x for x in (outputs, reference))
+    log_then = then.log_softmax(-1)
+    return F.kl_div(now.log_softmax(-1), log_then, reduction="none", log_target=True).sum(-1)
 
 
 def output_distance(

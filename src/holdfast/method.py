@@ -80,6 +80,7 @@ Need = Literal[
     "adapters",
     "norm layers",
     "retain set",
+    "refusal set",
 ]
 Kept = Literal["examples", "outputs", "model", "parameters", "prototypes"]
 
@@ -108,8 +109,8 @@ class Tags:
             `"features"` (a model split into backbone and head), `"linear head"`, `"past data"`
             (all earlier experiences at hand), `"boundaries"`, `"labels"`, `"transformer blocks"`,
             `"adapters"` (weights beside frozen ones, which it brings itself), `"norm layers"`
-            (normalisation with scales and shifts), `"retain set"` (in every experience a set of
-            that name: what must not be unlearned with what must).
+            (normalisation with scales and shifts), `"retain set"` and `"refusal set"` (what an
+            unlearning request brings beside what is to be forgotten).
         keeps: What it stores of the past.
     """
 
@@ -206,11 +207,13 @@ class Method(Remembers):
             return f"{name} must know where experiences end; {stream.name!r} does not tell."
         if "labels" in needs and not stream.labelled:
             return f"{name} learns from labels; {stream.name!r} has none."
-        if "retain set" in needs and any("retain" not in e.sets for e in stream):
-            return (
-                f"{name} is told what to keep, and {stream.name!r} does not tell: give its "
-                "experiences a set named 'retain'."
-            )
+        for role in ("retain", "refusal"):
+            lacking = [e.name for e in stream.experiences if role not in e.sets]
+            if f"{role} set" in needs and lacking:
+                return (
+                    f"{name} needs a {role} set beside what is to be forgotten, and "
+                    f"{lacking[0] or stream.name!r} has none: give one as sets[{role!r}]."
+                )
         if "features" in needs and not hasattr(model, "features"):
             return (
                 f"{name} works on features, and {type(model).__name__} has none: give a "

@@ -146,8 +146,8 @@ def adapt(
 @app.command()
 @takes(*forgetting.OPTIONS)
 def unlearn(given: Given) -> None:
-    """Have a classifier forget some examples, and compare that with retraining without them."""
-    forgetting.run_unlearn(given)
+    """Let a model forget what it was taught, and audit what is forgotten and what is kept."""
+    forgetting.choose(given)
 
 
 @app.command()

@@ -20,6 +20,8 @@ from holdfast.config import SETTINGS, Config
 from holdfast.errors import UsageError, unknown
 from holdfast.recipe import SETTINGS as RECIPE
 from holdfast.recipe import Recipe
+from holdfast.request import SETTINGS as REQUEST
+from holdfast.request import Request
 from holdfast.settings import kind
 
 METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH", bool: "", tuple: "PATH"}
@@ -123,6 +125,21 @@ LEARNING = options_of(Config, _panel, but=("stream", "method"))
 TUNING = options_of(Recipe, _tuning_panel)
 """Everything that a fine-tuning can be given."""
 
+
+def _unlearning_panel(name: str) -> str:
+    if name in ("model", "forget", "retain", "method", "refusals", "lora"):
+        return "What is forgotten, and what is kept"
+    if name in ("fields", "length", "overlong"):
+        return "Reading the data"
+    audits = ("reference", "utility", "strangers", "look", "no_writing", "new_tokens")
+    if name in audits or name.startswith("relearn"):
+        return "Audit"
+    return "Files and machine" if name in _WHERE else "Learning"
+
+
+UNLEARNING = options_of(Request, _unlearning_panel)
+"""Everything that an unlearning can be given."""
+
 _FILES = "Files and machine"
 SEEDS = Option("seeds", int, "Number of seeds, from --seed upwards.", "1")
 STUDY_SEEDS = Option("seeds", int, "Number of seeds, from 0 upwards.", "3")
@@ -161,6 +178,10 @@ class Given:
     def recipe(self) -> Recipe:
         """The fine-tuning with these options."""
         return Recipe(**{name: value for name, value in self.values.items() if name in RECIPE})
+
+    def request(self) -> Request:
+        """The unlearning with these options."""
+        return Request(**{name: value for name, value in self.values.items() if name in REQUEST})
 
     def command(self, *words: str, **changed: Any) -> str:
         """The command line that gives the same options again, with some changed."""

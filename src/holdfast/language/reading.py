@@ -67,6 +67,16 @@ def read_questions(model: Any, questions: Sequence[Question], budget: int) -> Re
     return found
 
 
+def logits_of(model: Any, questions: Sequence[Question]) -> tuple[Tensor, Tensor]:
+    """Logits at the places before labels, and labels, -100 where nothing is asked.
+
+    Args:
+        model: Causal or sequence-to-sequence, in evaluation mode.
+        questions: As many as fit into one pass.
+    """
+    return (_decoded if model.config.is_encoder_decoder else _continued)(model, questions)
+
+
 def by_length(questions: Sequence[Question], budget: int, seq2seq: bool) -> Iterator[list[int]]:
     """Row numbers in batches, longest first, so that what does not fit fails at once."""
     lengths = [

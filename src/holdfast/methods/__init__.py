@@ -41,31 +41,48 @@ if TYPE_CHECKING:
     from holdfast.methods.unlearning.boundary_expand import BoundaryExpand
     from holdfast.methods.unlearning.boundary_shrink import BoundaryShrink
     from holdfast.methods.unlearning.cf_k import CFk
+    from holdfast.methods.unlearning.dpo import DPO
     from holdfast.methods.unlearning.eu_k import EUk
     from holdfast.methods.unlearning.finetune_retain import FinetuneRetain
     from holdfast.methods.unlearning.ga import GA
+    from holdfast.methods.unlearning.idk import IDK
+    from holdfast.methods.unlearning.kto import KTO
     from holdfast.methods.unlearning.l1_sparse import L1Sparse
+    from holdfast.methods.unlearning.npo import NPO
     from holdfast.methods.unlearning.random_labels import RandomLabels
+    from holdfast.methods.unlearning.retain import Retain, RetainKL
     from holdfast.methods.unlearning.retrain import Retrain
+    from holdfast.methods.unlearning.rmu import RMU
     from holdfast.methods.unlearning.saliency import Saliency
     from holdfast.methods.unlearning.salun import SalUn
+    from holdfast.methods.unlearning.satimp import SatImp
     from holdfast.methods.unlearning.scrub import SCRUB
+    from holdfast.methods.unlearning.simnpo import SimNPO
+    from holdfast.methods.unlearning.undial import UNDIAL
+    from holdfast.methods.unlearning.wga import WGA
 
 __all__ = [
     "AGEM",
     "DER",
     "DMT",
+    "DPO",
     "EATA",
     "ER",
     "EWC",
     "GA",
     "HFT",
+    "IDK",
+    "KTO",
     "L2",
     "MIGU",
     "NCM",
+    "NPO",
+    "RMU",
     "SCRUB",
     "TENT",
+    "UNDIAL",
     "WA",
+    "WGA",
     "BNAdapt",
     "BoundaryExpand",
     "BoundaryShrink",
@@ -88,9 +105,13 @@ __all__ = [
     "OnlineEWC",
     "RandomLabels",
     "Replay",
+    "Retain",
+    "RetainKL",
     "Retrain",
     "SalUn",
     "Saliency",
+    "SatImp",
+    "SimNPO",
     "Source",
 ]
 

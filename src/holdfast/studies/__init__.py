@@ -31,6 +31,7 @@ STUDIES: dict[str, str] = {
     "i-lora": "holdfast.studies.i_lora",
     "migu": "holdfast.studies.migu",
     "neuron-fusion": "holdfast.studies.neuron_fusion",
+    "npo": "holdfast.studies.npo",
     "stability-gap": "holdfast.studies.stability_gap",
     "trace": "holdfast.studies.trace",
     "weight-aligning": "holdfast.studies.weight_aligning",

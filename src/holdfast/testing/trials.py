@@ -101,7 +101,11 @@ def small_text(per_experience: int = 40) -> Stream:
                 table(name, 50, 30),
                 (),
                 name,
-                {"guard": table("lambda", 20, 10), "retain": table("lambda", 40, 20)},
+                {
+                    "guard": table("lambda", 20, 10),
+                    "retain": table("lambda", 40, 12),
+                    "refusal": table("lambda", 60, per_experience),
+                },
             )
             for i, name in enumerate(names)
         ],

@@ -1,4 +1,4 @@
-"""Gradient ascent on what is to be forgotten."""
+"""Gradient ascent: the plainest way to unlearn, and the way to collapse."""
 
 from __future__ import annotations
 
@@ -6,31 +6,40 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from holdfast.data import Batch
-from holdfast.method import Method, Tags
+from holdfast.data import Batch, size
+from holdfast.memory.requests import parted, together
+from holdfast.method import ALL_KINDS, Method, Tags
 
 if TYPE_CHECKING:
     from holdfast.learner import Learner
 
 
 class GA(Method):
-    """Gradient ascent: the loss on the forget set is climbed instead of descended.
+    """Gradient ascent: climb the loss of what is to be forgotten.
 
-        loss = - mean loss on the forget set
+        loss = -weight * loss(F)
 
-    The loss has no upper bound, so that long ascent breaks the model: few epochs, small steps.
+    It has no end: the loss of a forgotten example can rise for ever, and with it everything else
+    that the weights did. `ga+retain` is gradient difference (GradDiff), `ga+retain_kl` is KL.
+
+    Args:
+        weight: Of the ascent, against what is chained after it.
     """
 
     tags = Tags(
         family="unlearning",
-        title="Unrolling SGD: Understanding factors influencing machine unlearning",
-        source="Thudi et al., 2022",
-        scenarios=frozenset({"class", "task", "domain", "text"}),
-        needs=frozenset({"boundaries"}),
+        title="Knowledge Unlearning for Mitigating Privacy Risks in Language Models",
+        source="Jang et al., 2023",
+        scenarios=ALL_KINDS,
     )
     replaces_loss = True
 
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__()
+        self.weight = weight
+
     def loss(self, learner: Learner, batch: Batch, outputs: Tensor, loss: Tensor) -> Tensor:
-        rows = learner.stream_rows
-        own = {name: column[:rows] for name, column in batch.items()}
-        return -learner.objective.loss(outputs[:rows], own)
+        forget, outputs, kept = parted(learner, batch, outputs)
+        if not size(forget):
+            return loss
+        return together(-self.weight * learner.objective.loss(outputs, forget), kept)
