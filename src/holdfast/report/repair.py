@@ -74,7 +74,7 @@ def ordered(result: Repair) -> list[Point]:
 def summary(result: Repair) -> str:
     """The answer in plain words."""
     best, tuned = result.best, next(p for p in result.points if p.rule == "tuned")
-    rule = "tuned model" if best.rule == "tuned" else best.rule
+    rule = "the tuned model" if best.rule == "tuned" else best.rule
     found = (
         f"Of {len(result.points)} mixtures {rule} was written: it keeps {kept(best)} % of what "
         f"tuning gained and has lost {lost(best)} % of the old, where the tuned model has lost "
