@@ -25,15 +25,21 @@ def test_a_trial_gives_a_verdict_for_every_claim_and_a_row_for_every_arm(trial):
     assert [v.claim for v in verdicts] == [c.text for c in npo.CLAIMS]
     report = (out / "report.md").read_text()
     assert all(f"\n| {arm} |" in report for arm in npo.LOSSES)
-    names = ["epochs", "points", "trade"]
+    names = sorted(["points", "trade", *npo.DRAWN])
     assert sorted(p.stem for p in (out / "figures").iterdir()) == names
 
 
-def test_arms_of_the_second_part_differ_in_their_loss_alone():
+def test_arms_of_the_second_part_differ_in_their_loss_its_rate_and_looks_alone():
     arms = npo.arms("data")
     language = [arms[arm] for arm in npo.LOSSES]
+    own = {"method", "lr", "looks"}
     for other in language[1:]:
-        assert {k for k in other if other[k] != language[0][k]} == {"method"}
+        assert {k for k in other if other[k] != language[0][k]} <= own
+
+
+def test_arms_that_are_compared_have_one_learning_rate():
+    rates = {npo.LOSSES[arm][1] for arm in npo.FOLLOWED}
+    assert len(rates) == 1
 
 
 def test_the_fit_is_logistic_regressions():

@@ -9,9 +9,10 @@ Unlearning" (2024).
 
 Run: in two parts. The first is the paper's own, exactly: logistic regression on random features
 forgets one of two clouds of points, which overlap or lie apart, by eleven losses and by NPO with
-five betas at one rate. The second: a small Llama that has learned fictitious authors by heart
-forgets a tenth of them by fifteen losses; after every epoch its truth ratios are held against those
-of a model that was trained on the other authors alone, and its utility is measured.
+five betas at one rate. The second is TOFU's: a small Llama that has learned fictitious authors by
+heart forgets some of them by seventeen losses; on the way its truth ratios are held against those
+of a model that was trained on everything else alone, and its utility is measured on the authors to
+be kept, on real authors and on facts about the world. Without TOFU's files, authors are made up.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from itertools import pairwise
 from typing import Any
 
 from holdfast import metrics
+from holdfast.streams.language import tofu
 from holdfast.studies import npo_features
 from holdfast.studies.study import (
     Claim,
@@ -45,29 +47,40 @@ LOSSES: dict[str, tuple[str, float]] = {
     "NPO": ("npo(beta=0.1)", 5e-4),
     "NPO+retain": ("npo(beta=0.1)+retain", 5e-4),
     "NPO+KL": ("npo(beta=0.1)+retain_kl", 5e-4),
+    "NPO+LwF": ("npo(beta=0.1)+lwf", 5e-4),
+    "NPO+L2": ("npo(beta=0.1)+l2(0.1)", 5e-4),
     "DPO": ("dpo(beta=0.1)", 5e-4),
     "DPO+retain": ("dpo(beta=0.1)+retain", 5e-4),
     "IDK": ("idk", 5e-4),
-    "KTO": ("kto(beta=0.1)+retain", 5e-4),
-    "SimNPO": ("simnpo+retain", 5e-4),
+    "KTO+retain": ("kto(beta=0.1)+retain", 5e-4),
+    "SimNPO+retain": ("simnpo+retain", 5e-4),
     "RMU": ("rmu", 5e-4),
-    "UNDIAL": ("undial+retain", 5e-4),
-    "WGA": ("wga+retain", 5e-4),
-    "NPO+LwF": ("npo(beta=0.1)+lwf", 5e-4),
+    "UNDIAL+retain": ("undial+retain", 5e-4),
+    "WGA+retain": ("wga+retain", 5e-4),
+    "SatImp+retain": ("satimp+retain", 5e-4),
 }
 """Method and learning rate of every arm of the second part."""
 
+FOLLOWED = ("GA", "GradDiff", "KL", "NPO", "NPO+retain")
+"""Losses that claims are about: they are looked at after every epoch, the others after some."""
 
-FOLLOWED = ("GA", "GradDiff", "KL", "NPO", "NPO+retain", "IDK")
-"""Losses that the figures follow from epoch to epoch."""
+DRAWN = {
+    "ascent": ("Gradient ascent and NPO", ("GA", "GradDiff", "KL", "NPO", "NPO+retain")),
+    "terms": ("NPO with what keeps the rest", ("NPO", "NPO+retain", "NPO+KL", "NPO+LwF", "NPO+L2")),
+    "refusals": ("Losses that teach refusals", ("DPO", "DPO+retain", "IDK", "KTO+retain")),
+    "others": (
+        "Further losses",
+        ("SimNPO+retain", "RMU", "UNDIAL+retain", "WGA+retain", "SatImp+retain"),
+    ),
+}
+"""Losses that are drawn together."""
 
 
 def arms(scale: Scale) -> dict[str, Settings]:
     """Both parts at a scale.
 
     The first part is the paper's, learning rates and betas included. Of the second, sizes are what
-    time allows; all losses have one learning rate, the paper's way of comparing them, at which on
-    seed 100, which no verdict uses, ascent forgets within an epoch or two. Betas are the paper's.
+    time allows. Betas are the paper's.
     """
     quick = scale == "quick"
     points: Settings = {
@@ -80,18 +93,24 @@ def arms(scale: Scale) -> dict[str, Settings]:
         "part": "authors",
         "width": 16 if quick else 128,
         "depth": 2 if quick else 4,
-        "authors": 4 if quick else 40,
+        "vocabulary": 512 if quick else 2048,
         "forgotten": 1 if quick else 4,
-        "memorise": 1 if quick else 12,
-        "look": 10 if quick else 30,
+        "memorise": 1 if quick else 10,
+        "look": 10 if quick else 24,
         "epochs": 1 if quick else 8,
     }
+    if scale == "data":
+        real = {"world": "tofu", "questions": 10, "wrong": 3, "others": 40, "read": 2}
+        language = {**language, **real}
+    else:
+        language = {**language, "world": "authors", "authors": 4 if quick else 20, "read": 0}
     found: dict[str, Settings] = {
         OVERLAP: {**points, "clouds": "overlapping", "drift": 0},
         APART: {**points, "clouds": "apart"},
     }
     for arm, (method, lr) in LOSSES.items():
-        found[arm] = {**language, "method": method, "lr": lr}
+        looks = 1 if quick else language["epochs"] if arm in FOLLOWED else 4
+        found[arm] = {**language, "method": method, "lr": lr, "looks": looks}
     return found
 
 
@@ -118,6 +137,12 @@ def _apart(clouds: str, what: str, one: str, other: str, words: str, bound: floa
         return [a - b for a, b in pairs]
 
     return Condition(f"{words}: {one} minus {other} (nats)", difference, bound, percent=False)
+
+
+def _held(results: Results, arm: str) -> list[float]:
+    """Utility by that before, mean over the epochs; NaN where there was none before."""
+    ways = [[point["utility"] for point in run["way"]] for run in results.runs[arm]]
+    return [_mean(way[1:]) / way[0] if way[0] else math.nan for way in ways]
 
 
 def _growth(results: Results, name: str) -> list[float]:
@@ -242,8 +267,11 @@ CLAIMS = (
         "Also without a retain term NPO collapses more slowly than gradient ascent.",
         (
             Condition(
-                "utility at the end by that before: NPO minus GA",
-                lambda results: results.less("NPO", "GA", "kept"),
+                "utility by that before, mean over all epochs: NPO minus GA",
+                lambda results: [
+                    npo - ga
+                    for npo, ga in zip(_held(results, "NPO"), _held(results, "GA"), strict=True)
+                ],
             ),
         ),
     ),
@@ -335,21 +363,6 @@ def figures(results: Results) -> list[Figure]:
         for clouds in (OVERLAP, APART)
         for part in ("forget", "retain")
     ]
-    ways = [
-        Panel(
-            title,
-            "epoch",
-            label,
-            [
-                _epochs(results, arm, key)
-                for arm in ("GA", "GradDiff", "KL", "NPO", "NPO+retain", "IDK")
-            ],
-        )
-        for title, label, key in (
-            ("model utility", "", "utility"),
-            ("forget quality", "log10 p", "log10_p"),
-        )
-    ]
     ends = Panel(
         "after the last epoch",
         "model utility",
@@ -366,8 +379,21 @@ def figures(results: Results) -> list[Figure]:
     )
     return [
         Figure("points", "Divergence from the model that never knew, by steps.", draw(panels)),
-        Figure("epochs", "Utility and forget quality after every epoch.", draw(ways)),
+        *(
+            Figure(name, f"{caption}: utility and forget quality.", draw(_ways(results, losses)))
+            for name, (caption, losses) in DRAWN.items()
+        ),
         Figure("trade", "Forget quality against utility at the end.", draw([ends])),
+    ]
+
+
+def _ways(results: Results, losses: Sequence[str]) -> list[Panel]:
+    return [
+        Panel(title, "epoch", label, [_epochs(results, arm, key) for arm in losses])
+        for title, label, key in (
+            ("model utility", "", "utility"),
+            ("forget quality", "log10 p", "log10_p"),
+        )
     ]
 
 
@@ -398,8 +424,8 @@ STUDY = Study(
         "A bounded loss on what is to be forgotten unlearns it where gradient ascent ruins the "
         "model."
     ),
-    minutes={"data": 30, "digits": 30, "quick": 1},
-    data=(),
+    minutes={"data": 35, "digits": 30, "quick": 1},
+    data=(*tofu.FILES, "tofu/forget10.jsonl.gz", "tofu/idontknow.jsonl"),
     arms=arms,
     measure=measure,
     claims=CLAIMS,
@@ -407,12 +433,21 @@ STUDY = Study(
     figures=figures,
     departures=(
         "The part on points is the paper's but for its seeds.",
-        "In place of Llama 2 of 7 billion weights and TOFU's 200 authors of 20 questions, a Llama "
-        "of a million weights, trained from scratch on 40 authors of 10 questions made up here; "
-        "`holdfast unlearn` takes TOFU's own files and any checkpoint.",
-        "Model utility is the harmonic mean of the retain set's three numbers: so small a model "
-        "knows no real authors and no facts about the world, TOFU's other two sets.",
-        "The learning rate is fifty times the paper's, for a model seven thousand times smaller, "
-        "and stays up after its epoch of warm-up.",
+        "In place of Llama 2 of 7 billion weights, a Llama of a million, which has read of TOFU's "
+        "other authors before (their ten shortest questions), and nothing else.",
+        "Of the 20 authors of TOFU's forget set, who alone have paraphrases and wrong answers, the "
+        "seed says which 4 are to be forgotten; the other 16 are the retain set. Of every author "
+        "the ten questions with the shortest answers are taught, with three of five wrong answers.",
+        "So small a model knows no real authors and no facts about the world: 40 of either are "
+        "taught to it and to the model that never knew, and never forgotten, so that utility is "
+        "TOFU's harmonic mean of nine numbers.",
+        "Nor does it carry a fact from one wording to another: everything is taught in the words "
+        "of the answer and of its paraphrase. The request to forget has the answers alone.",
+        "Utility is measured on 24 questions of a set, and ROUGE on the first 16 tokens that the "
+        "model writes.",
+        "The learning rate is far above the paper's, for a model seven thousand times smaller, and "
+        "stays up after its epoch of warm-up.",
+        "Without TOFU's files, 20 authors of 10 questions made up here take their place; utility "
+        "is then the harmonic mean of the retain set's three numbers.",
     ),
 )
