@@ -95,8 +95,8 @@ def arms(scale: Scale) -> dict[str, Settings]:
         "depth": 2 if quick else 4,
         "vocabulary": 512 if quick else 2048,
         "forgotten": 1 if quick else 4,
-        "memorise": 1 if quick else 10,
-        "look": 10 if quick else 24,
+        "memorise": 1 if quick else 12,
+        "look": 10 if quick else 16,
         "epochs": 1 if quick else 8,
     }
     if scale == "data":
@@ -443,7 +443,7 @@ STUDY = Study(
         "TOFU's harmonic mean of nine numbers.",
         "Nor does it carry a fact from one wording to another: everything is taught in the words "
         "of the answer and of its paraphrase. The request to forget has the answers alone.",
-        "Utility is measured on 24 questions of a set, and ROUGE on the first 16 tokens that the "
+        "Utility is measured on 16 questions of a set, and ROUGE on the first 32 tokens that the "
         "model writes.",
         "The learning rate is far above the paper's, for a model seven thousand times smaller, and "
         "stays up after its epoch of warm-up.",

@@ -32,7 +32,7 @@ from holdfast.studies.study import Measured, Settings
 LENGTH = 192
 """Tokens of the longest row."""
 
-ANSWER = 16
+ANSWER = 32
 """Tokens of the longest answer that is written."""
 
 OWN = ("method", "lr", "epochs", "looks")
