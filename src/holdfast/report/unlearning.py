@@ -197,26 +197,23 @@ def summary(outcome: Outcome) -> str:
 
 
 def figure(outcome: Outcome) -> str:
-    """Forget quality against utility after every epoch, or each by epoch where one is missing."""
+    """Forget quality and utility after every epoch, as far as they exist."""
     points = outcome.trajectory
-    both = [p for p in points if p["log10_p"] is not None and p["utility"] is not None]
-    if len(both) > 1:
-        series = [Series(f"{p['epoch']:g}", [p["utility"]], [p["log10_p"]], None) for p in both]
-        panel = Panel(
-            "after every epoch (0: before)",
-            "model utility",
-            "log10 p of forget quality",
-            series,
-            points=True,
+    panels = [
+        Panel(
+            title,
+            "epoch",
+            label,
+            [Series(outcome.request.method, [p["epoch"] for p in points], values)],
         )
-        return draw([panel])
-    epochs = [p["epoch"] for p in points]
-    lines = [
-        Series(label, epochs, [p[key] for p in points])
-        for key, label in (("utility", "model utility"), ("forget_probability", "forget set"))
-        if all(p[key] is not None for p in points)
+        for title, label, key in (
+            ("forget quality", "log10 p", "log10_p"),
+            ("model utility", "", "utility"),
+            ("probability of what is forgotten", "", "forget_probability"),
+        )
+        if None not in (values := [point[key] for point in points])
     ]
-    return draw([Panel("utility, and probability of what is forgotten", "epoch", "", lines)])
+    return draw(panels)
 
 
 def render(outcome: Outcome) -> str:

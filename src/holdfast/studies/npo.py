@@ -98,6 +98,7 @@ def arms(scale: Scale) -> dict[str, Settings]:
         "memorise": 1 if quick else 12,
         "look": 10 if quick else 16,
         "epochs": 1 if quick else 8,
+        "asked": "both",
     }
     if scale == "data":
         real = {"world": "tofu", "questions": 10, "wrong": 3, "others": 40, "read": 2}

@@ -35,7 +35,10 @@ LENGTH = 192
 ANSWER = 32
 """Tokens of the longest answer that is written."""
 
-OWN = ("method", "lr", "epochs", "looks")
+ROWS = 16
+"""Of what is to be forgotten, in an update."""
+
+OWN = ("method", "lr", "epochs", "looks", "asked")
 """Settings that do not decide what is learned by heart."""
 
 
@@ -47,7 +50,7 @@ class Taught:
         model: Knows everything.
         never: Knows what is to be kept alone.
         words: Their tokenizer.
-        stream: The request.
+        streams: The request to forget, by what it holds.
         sets: What is measured.
         strangers: Authors that no model has met.
         logs: Of `never`.
@@ -57,7 +60,7 @@ class Taught:
     model: Any
     never: Any
     words: Any
-    stream: Stream
+    streams: dict[str, Stream]
     sets: list[FactSet]
     strangers: FactSet
     logs: Logs
@@ -98,7 +101,8 @@ def _taught(given: tuple[tuple[str, Any], ...], seed: int) -> Taught:
     strangers = FactSet("strangers", made.strangers)
     look = look_at(never, words, sets, strangers, max_new_tokens=ANSWER, batch_size=64)
     logs = Logs.of(look, sets[0])
-    found = Taught(model, never, words, _request(made, words, seed), sets, strangers, logs, look)
+    streams = {asked: _request(made, words, asked, seed) for asked in ("both", "answers")}
+    found = Taught(model, never, words, streams, sets, strangers, logs, look)
     return replace(found, before=found.look(model))
 
 
@@ -167,19 +171,20 @@ class Way(Observer):
 def measure(settings: Settings, seed: int) -> Measured:
     """One loss: forget quality and utility on the way, and the audit at the end."""
     given = taught(settings, seed)
+    stream = given.streams[settings["asked"]]
     way = Way(given, settings["looks"])
     learner = Learner(
         deepcopy(given.model),
         catalogue.build(settings["method"]),
         optimizer=adamw(settings["lr"], 0.01),
         epochs=settings["epochs"],
-        batch_size=8,
+        batch_size=ROWS,
         clip=1.0,
         pretrained=True,
-        schedule=warmup_constant(warmup=-(-len(given.stream[0].train) // 8)),
+        schedule=warmup_constant(warmup=-(-len(stream[0].train) // ROWS)),
         seed=seed,
     )
-    learner.learn(given.stream, [way])
+    learner.learn(stream, [way])
     points = [_plain(point) for point in way.points]
     start, end = points[0], points[-1]
     usable = [p["log10_p"] for p in points if p["utility"] >= 0.8 * start["utility"]]
@@ -210,14 +215,22 @@ def _plain(point: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(point[name]) for name in names}
 
 
-def _request(made: World, words: Any, seed: int) -> Stream:
-    """What is to be forgotten, in the one wording that is asked for, with all that methods use."""
-    forget, retain = _table(made.forget, words), _table(made.retain, words)
+def _request(made: World, words: Any, asked: str, seed: int) -> Stream:
+    """What is to be forgotten, with all that methods use.
+
+    Args:
+        made: The world.
+        words: The tokenizer.
+        asked: `"both"`: every row that was taught, in both wordings; or the `"answers"` alone.
+        seed: Of which refusal is taught to which question.
+    """
+    given = [made.forget, made.retain]
+    gone, kept = map(wordings, given) if asked == "both" else given
+    forget, retain = _table(gone, words), _table(kept, words)
     draw = torch.Generator().manual_seed(seed)
-    chosen = torch.randint(len(made.refusals), (len(made.forget),), generator=draw).tolist()
+    chosen = torch.randint(len(made.refusals), (len(gone),), generator=draw).tolist()
     refused = [
-        Fact(fact.question, made.refusals[which])
-        for fact, which in zip(made.forget, chosen, strict=True)
+        Fact(fact.question, made.refusals[which]) for fact, which in zip(gone, chosen, strict=True)
     ]
     sets = {RETAIN: retain, REFUSAL: _table(refused, words)}
     first = Experience(0, forget, forget, (), "forget", sets)
