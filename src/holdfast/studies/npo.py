@@ -10,9 +10,10 @@ Unlearning" (2024).
 Run: in two parts. The first is the paper's own, exactly: logistic regression on random features
 forgets one of two clouds of points, which overlap or lie apart, by eleven losses and by NPO with
 five betas at one rate. The second is TOFU's: a small Llama that has learned fictitious authors by
-heart forgets some of them by seventeen losses; on the way its truth ratios are held against those
-of a model that was trained on everything else alone, and its utility is measured on the authors to
-be kept, on real authors and on facts about the world. Without TOFU's files, authors are made up.
+heart forgets some of them by eighteen losses and settings; on the way its truth ratios are held
+against those of a model that was trained on everything else alone, and its utility is measured on
+the authors to be kept, on real authors and on facts about the world. Without TOFU's files, authors
+are made up.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def arms(scale: Scale) -> dict[str, Settings]:
         APART: {**points, "clouds": "apart"},
     }
     for arm, (method, lr) in LOSSES.items():
-        looks = 1 if quick else language["epochs"] if arm in FOLLOWED else 4
+        looks = 1 if quick else language["epochs"] if arm in FOLLOWED else 3
         asked = "answers" if arm == ALONE else "both"
         found[arm] = {**language, "method": method, "lr": lr, "looks": looks, "asked": asked}
     return found

@@ -26,7 +26,6 @@ LOSSES: dict[str, tuple[str, float]] = {
     ALONE: ("npo(beta=0.1)+retain", RATE),
     "NPO+KL": ("npo(beta=0.1)+retain_kl", RATE),
     "NPO+LwF": ("npo(beta=0.1)+lwf", RATE),
-    "NPO+L2": ("npo(beta=0.1)+l2(0.1)", RATE),
     "DPO": ("dpo(beta=0.1)", RATE),
     "DPO+retain": ("dpo(beta=0.1)+retain", RATE),
     "IDK": ("idk", RATE),
@@ -46,7 +45,7 @@ DRAWN = {
     "ascent": ("Gradient ascent and NPO", ("GA", "GradDiff", "KL", "NPO", "NPO+retain")),
     "terms": (
         "NPO with what keeps the rest",
-        ("NPO+retain", SMALLER, ALONE, "NPO+KL", "NPO+LwF", "NPO+L2"),
+        ("NPO+retain", SMALLER, ALONE, "NPO+KL", "NPO+LwF"),
     ),
     "refusals": ("Losses that teach refusals", ("DPO", "DPO+retain", "IDK", "KTO+retain")),
     "others": (
