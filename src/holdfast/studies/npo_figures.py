@@ -31,7 +31,7 @@ LOSSES: dict[str, tuple[str, float]] = {
     "IDK": ("idk", RATE),
     "KTO+retain": ("kto(beta=0.1)+retain", RATE),
     "SimNPO+retain": ("simnpo(weight=1)+retain", RATE),
-    "RMU": ("rmu", 1e-3),
+    "RMU": ("rmu(steering=20)", 3e-3),
     "UNDIAL+retain": ("undial+retain", 1e-3),
     "WGA+retain": ("wga+retain", RATE),
     "SatImp+retain": ("satimp+retain", RATE),
