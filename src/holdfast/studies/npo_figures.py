@@ -34,7 +34,7 @@ LOSSES: dict[str, tuple[str, float]] = {
     "RMU": ("rmu(steering=20)", 3e-3),
     "UNDIAL+retain": ("undial+retain", 1e-3),
     "WGA+retain": ("wga+retain", RATE),
-    "SatImp+retain": ("satimp+retain", RATE),
+    "SatImp+retain": ("satimp(weight=20)+retain", RATE),
 }
 """Method and learning rate of every arm of the second part."""
 
@@ -57,6 +57,7 @@ DRAWN = {
 
 
 def of_points(clouds: str, method: str, what: str) -> Callable[[Results], list[float]]:
+    """A number of the first part, one a seed."""
     return lambda results: results.values(clouds, "methods", method, what)
 
 
