@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 
 from holdfast import studies
-from holdfast.studies import npo, npo_features
+from holdfast.studies import npo, npo_features, npo_figures
 from holdfast.studies.study import Results
 
 
@@ -24,16 +24,22 @@ def test_a_trial_gives_a_verdict_for_every_claim_and_a_row_for_every_arm(trial):
     out, verdicts = trial
     assert [v.claim for v in verdicts] == [c.text for c in npo.CLAIMS]
     report = (out / "report.md").read_text()
-    assert all(f"\n| {arm} |" in report for arm in npo.LOSSES)
-    names = ["epochs", "points", "trade"]
+    assert all(f"\n| {arm} |" in report for arm in npo_figures.LOSSES)
+    names = sorted(["points", "trade", *npo_figures.DRAWN])
     assert sorted(p.stem for p in (out / "figures").iterdir()) == names
 
 
-def test_arms_of_the_second_part_differ_in_their_loss_alone():
+def test_arms_of_the_second_part_differ_in_their_loss_its_rate_and_looks_alone():
     arms = npo.arms("data")
-    language = [arms[arm] for arm in npo.LOSSES]
+    language = [arms[arm] for arm in npo_figures.LOSSES]
+    own = {"method", "lr", "looks", "asked"}
     for other in language[1:]:
-        assert {k for k in other if other[k] != language[0][k]} == {"method"}
+        assert {k for k in other if other[k] != language[0][k]} <= own
+
+
+def test_arms_that_are_compared_have_one_learning_rate():
+    rates = {npo_figures.LOSSES[arm][1] for arm in npo_figures.FOLLOWED}
+    assert len(rates) == 1
 
 
 def test_the_fit_is_logistic_regressions():
@@ -85,7 +91,7 @@ def test_growth_of_a_straight_line_is_1():
     line = [float(step) for step in range(101)]
     root = [step**0.5 for step in range(101)]
     run = {"drift": {"GA": line, **{f"{beta:g}": root for beta in npo_features.BETAS}}}
-    results = Results({npo.APART: [run, run]})
-    assert npo._growth(results, "GA") == pytest.approx([1.0, 1.0])
-    assert npo._growth(results, "1") == pytest.approx([0.5, 0.5])
+    results = Results({npo_figures.APART: [run, run]})
+    assert npo_figures.growth(results, "GA") == pytest.approx([1.0, 1.0])
+    assert npo_figures.growth(results, "1") == pytest.approx([0.5, 0.5])
     assert npo._least_step(results) == pytest.approx([0.0, 0.0])

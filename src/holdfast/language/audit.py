@@ -145,6 +145,7 @@ def look_at(
     write: bool = True,
     max_new_tokens: int = 64,
     length: int | None = None,
+    batch_size: int = 16,
 ) -> Look:
     """Measure everything of one model, leaving it and the global chance as they were.
 
@@ -157,9 +158,18 @@ def look_at(
         write: Whether answers are written, for ROUGE.
         max_new_tokens: The longest of these.
         length: Most tokens of a question with an answer; None: the context.
+        batch_size: Answers that are written at a time.
     """
     known = [
-        known_of(model, tokenizer, one, write=write, max_new_tokens=max_new_tokens, length=length)
+        known_of(
+            model,
+            tokenizer,
+            one,
+            write=write,
+            max_new_tokens=max_new_tokens,
+            length=length,
+            batch_size=batch_size,
+        )
         for one in sets
     ]
     forget = known[0]

@@ -124,6 +124,7 @@ def known_of(
     write: bool = True,
     max_new_tokens: int = 64,
     length: int | None = None,
+    batch_size: int = 16,
 ) -> Known:
     """Measure a set, leaving the model and the global chance as they were.
 
@@ -134,6 +135,7 @@ def known_of(
         write: Whether answers are written, for their recall.
         max_new_tokens: The longest of these.
         length: Most tokens of a question with an answer; None: the model's context.
+        batch_size: Answers that are written at a time.
     """
     ask = questioner_of(model, tokenizer, length)
     facts = given.facts
@@ -158,7 +160,7 @@ def known_of(
     hits = own.split(own.right)
     answers = recall = None
     if write:
-        answers = written(model, tokenizer, facts, max_new_tokens)
+        answers = written(model, tokenizer, facts, max_new_tokens, batch_size)
         recall = scoring.rouge_l(answers, [f.answer for f in facts], stemmed=True, recall=True)
     return Known(
         given.name,
@@ -173,7 +175,9 @@ def known_of(
     )
 
 
-def written(model: Any, tokenizer: Any, facts: Sequence[Fact], max_new_tokens: int) -> list[str]:
+def written(
+    model: Any, tokenizer: Any, facts: Sequence[Fact], max_new_tokens: int, batch_size: int = 16
+) -> list[str]:
     """What a model answers, the likeliest token each time."""
     seq2seq = bool(model.config.is_encoder_decoder)
     asked = prompts([fact.sample for fact in facts], tokenizer, seq2seq=seq2seq)
@@ -181,7 +185,7 @@ def written(model: Any, tokenizer: Any, facts: Sequence[Fact], max_new_tokens: i
     room = max_new_tokens
     if context is not None and not seq2seq:
         room = min(room, context - max(map(len, asked)))
-    return generate(model, tokenizer, asked, max_new_tokens=max(1, room))
+    return generate(model, tokenizer, asked, max_new_tokens=max(1, room), batch_size=batch_size)
 
 
 def parts_of_utility(known: Sequence[Known]) -> dict[str, float]:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from holdfast.unlearn import Outcome
 
 NONE = "\N{EN DASH}"
+NEVER, BEFORE = "as of a model that never knew", "as before"
+"""What is good."""
+
 MEASURES = {
     "probability": "probability of the answer",
     "recall": "ROUGE-L recall of what is written",
@@ -33,22 +36,27 @@ class Row:
         before: Of the model as it came.
         after: Of the one that has unlearned.
         never: Of one that never knew; empty where none was given.
-        good: Where it should be.
     """
 
     measure: str
     before: str
     after: str
     never: str
-    good: str = ""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Lines that belong together."""
+    """Lines that belong together.
+
+    Attributes:
+        title: What they are about.
+        rows: One at least.
+        good: Where they should be.
+    """
 
     title: str
     rows: list[Row]
+    good: str = ""
 
 
 def parts(outcome: Outcome) -> list[Part]:
@@ -72,20 +80,18 @@ def _forgotten(outcome: Outcome) -> Part:
                 _number(first.log10_p, 2),
                 _number(last.log10_p, 2),
                 "0.00",
-                "as never knew",
             ),
-            Row("forget quality, p", f"{first.p:.3g}", f"{last.p:.3g}", "1", "as never knew"),
+            Row("forget quality, p", f"{first.p:.3g}", f"{last.p:.3g}", "1"),
             Row(
                 "distance of truth ratios (KS)",
                 _number(first.statistic, 3),
                 _number(last.statistic, 3),
                 "0.000",
-                "0",
             ),
         ]
     rows += _of_set(before.sets["forget"], after.sets["forget"], never, "forget")
     rows.append(_moved(outcome, "forget"))
-    return Part("Forgotten", rows)
+    return Part("Forgotten", rows, NEVER)
 
 
 def _kept(outcome: Outcome) -> list[Part]:
@@ -97,14 +103,13 @@ def _kept(outcome: Outcome) -> list[Part]:
         _number(before.utility, 3),
         _number(after.utility, 3),
         _number(never.utility, 3) if never is not None else "",
-        "as before",
     )
-    found = [Part("Kept", [utility])]
+    found = [Part("Kept", [utility], BEFORE)]
     for name in after.sets:
         if name == "forget":
             continue
         rows = _of_set(before.sets[name], after.sets[name], never, name)
-        found.append(Part(f"Kept: {name}", [*rows, _moved(outcome, name)]))
+        found.append(Part(f"Kept: {name}", [*rows, _moved(outcome, name)], BEFORE))
     return found
 
 
@@ -118,7 +123,6 @@ def _of_set(
             _number(before[key], 3),
             _number(after[key], 3),
             _number(told.get(key), 3) if never is not None else "",
-            "as never knew" if name == "forget" else "as before",
         )
         for key, words in MEASURES.items()
         if after[key] is not None
@@ -140,10 +144,10 @@ def _membership(outcome: Outcome) -> Part:
                 _number(outcome.before.membership[name], 3),
                 _number(value, 3),
                 _number(told.get(name), 3) if never else "",
-                "as never knew" if never else "0.5",
             )
             for name, value in outcome.after.membership.items()
         ],
+        NEVER if never else "0.5",
     )
 
 
@@ -160,10 +164,10 @@ def _relearning(outcome: Outcome) -> Part:
                 _number(known, 3) if not step else "",
                 _number(losses[step], 3),
                 _number(told[step], 3) if step < len(told) else "",
-                "as never knew" if told else "",
             )
             for step in dict.fromkeys(steps)
         ],
+        NEVER if told else "",
     )
 
 
@@ -193,26 +197,23 @@ def summary(outcome: Outcome) -> str:
 
 
 def figure(outcome: Outcome) -> str:
-    """Forget quality against utility after every epoch, or each by epoch where one is missing."""
+    """Forget quality and utility after every epoch, as far as they exist."""
     points = outcome.trajectory
-    both = [p for p in points if p["log10_p"] is not None and p["utility"] is not None]
-    if len(both) > 1:
-        series = [Series(f"{p['epoch']:g}", [p["utility"]], [p["log10_p"]], None) for p in both]
-        panel = Panel(
-            "after every epoch (0: before)",
-            "model utility",
-            "log10 p of forget quality",
-            series,
-            points=True,
+    panels = [
+        Panel(
+            title,
+            "epoch",
+            label,
+            [Series(outcome.request.method, [p["epoch"] for p in points], values)],
         )
-        return draw([panel])
-    epochs = [p["epoch"] for p in points]
-    lines = [
-        Series(label, epochs, [p[key] for p in points])
-        for key, label in (("utility", "model utility"), ("forget_probability", "forget set"))
-        if all(p[key] is not None for p in points)
+        for title, label, key in (
+            ("forget quality", "log10 p", "log10_p"),
+            ("model utility", "", "utility"),
+            ("probability of what is forgotten", "", "forget_probability"),
+        )
+        if None not in (values := [point[key] for point in points])
     ]
-    return draw([Panel("utility, and probability of what is forgotten", "epoch", "", lines)])
+    return draw(panels)
 
 
 def render(outcome: Outcome) -> str:
