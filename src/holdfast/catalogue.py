@@ -40,6 +40,12 @@ METHODS: dict[str, str] = {
     "lora": "holdfast.methods.adapter.lora:LoRA",
     "i_lora": "holdfast.methods.adapter.i_lora:ILoRA",
     "o_lora": "holdfast.methods.adapter.o_lora:OLoRA",
+    "wise": "holdfast.methods.editing.wise:WISE",
+    "grace": "holdfast.methods.editing.grace:GRACE",
+    "rome": "holdfast.methods.editing.rome:ROME",
+    "memit": "holdfast.methods.editing.memit:MEMIT",
+    "ft_l": "holdfast.methods.editing.ft_l:FTL",
+    "ft_m": "holdfast.methods.editing.ft_l:FTM",
 }
 
 
