@@ -5,7 +5,7 @@ TORCH ?= torch
 DEMO_ARGS ?=
 TEST_ARGS ?=
 STUDY_ARGS ?=
-STUDIES ?= stability-gap weight-aligning hft migu i-lora dmt grads continual-pretraining trace cf-glue
+STUDIES ?= stability-gap weight-aligning hft migu i-lora dmt grads continual-pretraining trace cf-glue wise
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # One thread a worker: more only make small tensors wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 $(TEST_ARGS)
 
-.PHONY: help setup demo test test-data test-slow check format bench bench-speed bench-attach bench-hft studies constraints clean
+.PHONY: help setup demo test test-data test-slow check format bench bench-speed bench-attach bench-hft bench-edit studies constraints clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -68,6 +68,9 @@ bench-attach: $(STAMP)  ## Time a Trainer with and without attach, and our loop 
 
 bench-hft: $(STAMP)  ## Time a step of half fine-tuning against one of full fine-tuning
 	@$(BIN)/python benchmarks/hft.py $(BENCH_ARGS)
+
+bench-edit: $(STAMP)  ## Make 1,000 edits one after another with five editors (HOLDFAST_DATA)
+	@$(BIN)/python benchmarks/edit.py $(BENCH_ARGS)
 
 studies: $(STAMP)  ## Run the studies of published claims: claim, observed, verdict
 	@for name in $(STUDIES); do $(BIN)/holdfast study $$name $(STUDY_ARGS) || exit; done

@@ -169,12 +169,12 @@ class Keeper(Checkpoints):
 
     def __init__(self, folder: Path, config: EditConfig, edits: int = 0) -> None:
         super().__init__(folder, replace(config, edits="edits.jsonl", limit=None))
-        self.edits = edits
+        self.edits, self.every = edits, config.checkpoint_every
 
     def on_step(self, learner: Learner) -> None: ...
 
     def on_experience(self, learner: Learner) -> None:
-        if learner.index % self.config.checkpoint_every == 0 or learner.index == self.edits:
+        if learner.index % self.every == 0 or learner.index == self.edits:
             self.save(learner)
 
     def save(self, learner: Learner) -> None:

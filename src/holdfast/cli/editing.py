@@ -93,8 +93,8 @@ def show(outcome: Outcome, console: Console) -> None:
     table.add_column("edits", justify="right")
     for name in page.COLUMNS:
         table.add_column(page.SHORT[name], justify="right", no_wrap=True)
-    for line in page.rows(outcome):
-        table.add_row(*(Text(cell) for cell in line))
+    for cells in page.rows(outcome):
+        table.add_row(*(Text(cell) for cell in cells))
     console.print(f"{outcome.config.method}, {page.protocol(outcome)}", highlight=False)
     console.print(table)
     for line in page.definitions(outcome):

@@ -60,7 +60,7 @@ class Request:
 
     def to_dict(self) -> dict[str, str]:
         """Its fields that are not empty."""
-        return {name: value for name, value in vars(self).items() if value}
+        return {name: value for name, value in vars(self).items() if value and name != "where"}
 
 
 @dataclass(frozen=True)

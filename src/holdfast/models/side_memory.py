@@ -103,8 +103,9 @@ class SideMemory(Beside):
             served: Whether a long row is judged by its most active token.
         """
         f = self.function()
-        length = (f(edited.float()) - f(plain.float())).norm(dim=-1) * tokens
-        mean = length.sum(1) / tokens.sum(1).clamp(min=1)
+        moved: Tensor = f(edited.float()) - f(plain.float())
+        length = moved.norm(dim=-1) * tokens
+        mean: Tensor = length.sum(1) / tokens.sum(1).clamp(min=1)
         if not served:
             return mean
         return torch.where(tokens.sum(1) > LONG, length.max(1).values, mean)

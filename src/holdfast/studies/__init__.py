@@ -32,6 +32,7 @@ STUDIES: dict[str, str] = {
     "stability-gap": "holdfast.studies.stability_gap",
     "trace": "holdfast.studies.trace",
     "weight-aligning": "holdfast.studies.weight_aligning",
+    "wise": "holdfast.studies.wise",
 }
 
 

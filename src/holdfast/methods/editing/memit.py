@@ -171,4 +171,5 @@ def least_squares(
     It is the D that minimises sum |D k - r|^2 + known E|D k|^2, the mean over all text.
     """
     normal = known * regular(moment) + keys.T @ keys
-    return torch.linalg.solve(normal, keys.T @ missing).T
+    change: Tensor = torch.linalg.solve(normal, keys.T @ missing)
+    return change.T

@@ -147,4 +147,5 @@ def rank_one(
     spread = torch.linalg.solve(regular(moment), key)
     bias = place.module.bias.double() if place.module.bias is not None else 0.0
     missing = value - (place.matrix.double() @ key + bias)
-    return torch.outer(missing, spread) / (key @ spread)
+    change: Tensor = torch.outer(missing, spread) / (key @ spread)
+    return change

@@ -458,14 +458,13 @@ class WISE(Method):
         assert self.shards is not None
         assert self.shard_least is not None
         if self.mode == "merge":
-            merged, least = self.one(list(self.shards))
+            merged, whole = self.one(list(self.shards))
             self.memory.kept = merged[None]
-            self.memory.least = torch.tensor([least], dtype=torch.float64, device=merged.device)
+            self.memory.least = torch.tensor([whole], dtype=torch.float64, device=merged.device)
         else:
             merged = self.joined_shards(list(self.shards), [])
-            least = self.shard_least.min()[None]
             self.memory.kept = _stacked(self.memory.kept, merged[None])
-            self.memory.least = _stacked(self.memory.least, least)
+            self.memory.least = _stacked(self.memory.least, self.shard_least.min()[None])
         self.shards = self.shard_least = None
         self.merges += 1
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from holdfast.language.encode import encode
 from holdfast.language.fields import Sample
 from holdfast.language.files import listed, rows
 from holdfast.language.requests import NOWHERE, Request
-from holdfast.language.tokens import Ends, ends, tokenise
+from holdfast.language.tokens import ANCHORS, Ends, ends, tokenise
 from holdfast.stream import Experience, Stream
 
 OPENINGS = ("I", "You", "Because", "Yes", "Q:")
@@ -204,29 +205,32 @@ def _request(record: Any, where: str) -> Request:
 def _place(
     request: Request, text: str, ids: Sequence[int], tokenizer: Any, shift: int
 ) -> tuple[int, int]:
-    """The tokens of the subject in a text that begins with it or with what comes before it."""
+    """From which token to which the subject reaches in a text."""
     if not request.subject:
         return NOWHERE, NOWHERE
-    # Where the first token lies whose text reaches into the subject, and the last one.
     begin = text.rindex(request.subject)
     stop = begin + len(request.subject)
-    spans = _spans(text, ids, tokenizer)
-    inside = [i for i, (low, high) in enumerate(spans) if low < stop and high > begin]
+    spans = enumerate(_spans(text, ids, tokenizer))
+    inside = [i for i, (low, high) in spans if low < stop and high > max(begin, low)]
+    if not inside:
+        raise DataError(
+            f"{request.where or 'An edit'}: the tokenizer leaves no token of the subject "
+            f"{_shown(request.subject)} in {_shown(text)}."
+        )
     return inside[0] + shift, inside[-1] + 1 + shift
 
 
 def _spans(text: str, ids: Sequence[int], tokenizer: Any) -> list[tuple[int, int]]:
-    """From which character to which each token of a text reaches, by decoding more and more."""
-    whole = tokenizer.decode(list(ids), skip_special_tokens=False)
-    lead = whole.find(text.strip())
-    offset = (len(text) - len(text.lstrip())) - max(lead, 0)
-    found, before = [], 0
-    for count in range(1, len(ids) + 1):
-        # A character of several tokens is decoded as a mark until its last one.
-        reached = len(tokenizer.decode(list(ids[:count]), skip_special_tokens=False))
-        found.append((before + offset, max(reached, before + 1) + offset))
-        before = reached
-    return found
+    """From which character to which each token of a text reaches."""
+    if getattr(tokenizer, "is_fast", False):
+        for anchor in ("", *ANCHORS):  # as continuations are tokenised
+            found = tokenizer(anchor + text, add_special_tokens=False, return_offsets_mapping=True)
+            if found["input_ids"][-len(ids) :] == list(ids):
+                spans = found["offset_mapping"][-len(ids) :]
+                return [(low - len(anchor), high - len(anchor)) for low, high in spans]
+    # By decoding more and more: characters of several tokens are decoded whole with the last.
+    reached = [len(tokenizer.decode(list(ids[:count]))) for count in range(len(ids) + 1)]
+    return [(low, max(high, low + 1)) for low, high in pairwise(reached)]
 
 
 def _alone(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
