@@ -25,7 +25,7 @@ from holdfast.errors import UsageError
 from holdfast.evaluation import Record, Scores
 from holdfast.language import checkpoints, edited
 from holdfast.language.editing import DEFINITIONS, Edited, Measure
-from holdfast.language.records import read
+from holdfast.language.records import Bad, read
 from holdfast.language.requests import Request
 from holdfast.language.verdict import finite
 from holdfast.learner import Learner, Observer
@@ -34,7 +34,7 @@ from holdfast.models.beside import Beside, beside, seat
 from holdfast.run import Checkpoints, Stopped, device, environment, locked
 from holdfast.stream import Stream
 from holdfast.streams.language.edits import edits as stream_of
-from holdfast.streams.language.edits import read_edits, refuse_contradictions
+from holdfast.streams.language.edits import read_edits
 
 PAST_ROWS = 160
 """Rows of text, of 128 tokens, on which statistics are taken."""
@@ -113,7 +113,7 @@ def edit(
             holds something else.
         RunError: If the loss becomes NaN or infinite.
     """
-    requests = read_edits(config.edits, config.limit)
+    requests, _ = asked_for(config)
     _check_folder(out, config, resume, requests)
     before = _read_requests(out)  # with the unrelated prompts that they were made with
     requests = [*before, *requests[len(before) :]]
@@ -121,6 +121,12 @@ def edit(
         config.write(out / "config.json")
         _write_requests(out, requests)
         return _made(config, out, requests, observers)
+
+
+def asked_for(config: EditConfig) -> tuple[list[Request], list[Bad]]:
+    """The requests of a configuration, and the records that are passed over."""
+    bad: list[Bad] = []
+    return read_edits(config.edits, config.limit, bad if config.skip_bad else None), bad
 
 
 def undo(out: Path, number: int, observers: Sequence[Observer] = ()) -> Outcome:
@@ -406,7 +412,6 @@ def _check_folder(out: Path, config: EditConfig, resume: bool, requests: list[Re
             "same options, or choose another --out."
         )
     before = _read_requests(out)
-    refuse_contradictions(requests)
     made = [replace(request, where="", unrelated="") for request in requests[: len(before)]]
     if made != [replace(request, where="", unrelated="") for request in before]:
         raise UsageError(

@@ -36,6 +36,7 @@ class EditConfig(Settings):
         measure: Numbers of edits after which all of them so far are measured.
         no_fluency: Do not write text to measure how the model writes.
         limit: At most so many edits; None: all.
+        skip_bad: Pass over records that cannot be read, or that contradict an earlier one.
         length: Most tokens of a prompt with its target.
         seed: Of all random choices.
         checkpoint_every: Edits between checkpoints.
@@ -63,6 +64,7 @@ class EditConfig(Settings):
     measure: str = setting("1,10,100,1000", "Numbers of edits after which to measure.")
     no_fluency: bool = setting(False, "Do not measure how the model writes.")
     limit: int | None = setting(None, "At most so many edits.", least=1)
+    skip_bad: bool = setting(False, "Pass over edits that cannot be made, and say so.")
     length: int = setting(256, "Most tokens of a prompt with its target.", least=2)
     seed: int = setting(0, "Seed of all random choices.", least=0, below=2**63)
     checkpoint_every: int = setting(100, "Save every so many edits.", least=1)

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from holdfast.checkpoint import write_atomically
 from holdfast.cli.progress import stopping_on_interrupt
-from holdfast.edit import Outcome, edit, edits_in, undo
+from holdfast.edit import Outcome, asked_for, edit, edits_in, undo
 from holdfast.errors import UsageError
 from holdfast.learner import Learner, Observer
 from holdfast.report import editing as page
@@ -72,6 +72,8 @@ def run_edit(folder: Path | None, given: Given) -> None:
         raise UsageError(f"{folder} goes with --list or --undo; for a new editing say --out.")
     config = given.edit_config()
     out = _out(given, config)
+    for bad in asked_for(config)[1]:
+        print(f"Note: {bad.why} It is passed over.", file=sys.stderr)
     again = given.command("edit", out=out, resume=True)
     try:
         with _watched() as watch:

@@ -84,6 +84,13 @@ class Beside(Remembers):
         self._handles, self._on = [], None
         vars(model).pop(_ON, None)
 
+    def weight(self) -> Tensor:
+        """The weight of the layer; 0 off a model."""
+        if self._on is None:
+            return torch.zeros(())
+        found: Tensor = self._on.module.weight.detach().float()
+        return found
+
     # Methods, not closures: a copy of the model gets a copy of its memory.
 
     def _before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -41,6 +41,7 @@ def model_of(
     batch_size: int = 32,
     wanted: float = 1.0,
     seed: int = 0,
+    pretrained: bool = True,
 ) -> Loaded:
     """A model of the zoo, trained to answer prompts as the samples do.
 
@@ -55,17 +56,24 @@ def model_of(
         wanted: Share of answers known word for word at which training ends, looked at after each
             pass.
         seed: Of the order of samples.
+        pretrained: Whether it has read Python's documentation before; False: weights as they are
+            at first, which takes no time.
     """
     recipe = zoo.recipe(f"{family}(width={width}, depth={depth})")
-    settings = [epochs, lr, batch_size, wanted, seed]
+    settings = [epochs, lr, batch_size, wanted, seed, pretrained]
     content = json.dumps([settings, [[s.prompt, s.answer] for s in samples], torch.__version__])
     digest = hashlib.blake2b(content.encode(), digest_size=6).hexdigest()
-    base = zoo.folder(recipe)
-    path = base.with_name(f"{base.name}-knowing-{digest}")
+    home = zoo.folder(recipe) if pretrained else zoo.place(recipe)
+    path = home.with_name(f"{home.name}-knowing-{digest}")
     if not path.is_dir():
+        words = zoo.tokenizer()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            fresh = zoo.untrained(recipe, words)
+        model = load(home).model if pretrained else fresh
         with zoo.alone(path):
             if not path.is_dir():
-                _make(base, samples, path, epochs, lr, batch_size, wanted, seed)
+                _make(model, words, samples, path, epochs, lr, batch_size, wanted, seed)
     return load(path)
 
 
@@ -97,7 +105,8 @@ class _Enough(Observer):
 
 
 def _make(
-    base: Path,
+    model: Any,
+    words: Any,
     samples: Sequence[Sample],
     path: Path,
     epochs: int,
@@ -106,11 +115,10 @@ def _make(
     wanted: float,
     seed: int,
 ) -> None:
-    loaded = load(base)
-    table = encode(samples, loaded.tokenizer, length=LENGTH, overlong="cut", eos=True).table
+    table = encode(samples, words, length=LENGTH, overlong="cut", eos=True).table
     experience = Experience(0, table, table.take(slice(0, 1)), (), "answers")
     learner = Learner(
-        loaded.model,
+        model,
         optimizer=partial(torch.optim.AdamW, lr=lr, weight_decay=0.0, betas=(0.9, 0.95)),
         epochs=epochs,
         batch_size=batch_size,
@@ -120,8 +128,8 @@ def _make(
         device="cpu",
     )
     some = list(samples)[:: max(1, len(samples) // 500)]
-    questions = Questioner(loaded.tokenizer, LENGTH).answers(some, [[str(s.answer)] for s in some])
+    questions = Questioner(words, LENGTH).answers(some, [[str(s.answer)] for s in some])
     watch = _Enough(questions, wanted, -(-len(table) // batch_size))
     learner.learn(Stream("answers", [experience], "text", 0, ()), [watch])
     with zoo.whole(path) as temporary:
-        save(loaded.model, loaded.tokenizer, temporary)
+        save(model, words, temporary)

@@ -81,6 +81,7 @@ def arms(scale: Scale) -> dict[str, Settings]:
         "epochs": 2 if quick else 12,
         "lr": 2e-3,
         "width": 32 if quick else 96,
+        "pretrained": not quick,
         "edits": 3 if quick else 60,
         "unseen": 20 if quick else 300,
         "points": [1, 3] if quick else [1, 10, 30, 60],
@@ -106,6 +107,7 @@ def measure(settings: Settings, seed: int) -> Measured:
         epochs=settings["epochs"],
         lr=settings["lr"],
         seed=seed,
+        pretrained=settings["pretrained"],
     )
     tested = [replace(s, answer=str(s.answer).strip()) for s in found.test]
     known = knowing.exact_match(loaded.model, loaded.tokenizer, tested)

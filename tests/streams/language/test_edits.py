@@ -76,6 +76,17 @@ def test_what_cannot_be_an_edit_is_named_with_its_line(tmp_path, records, compla
         read_edits(file(tmp_path, *records))
 
 
+def test_bad_records_are_passed_over_and_listed_where_that_is_asked_for(tmp_path):
+    bad = []
+    path = file(
+        tmp_path, FACT, {**FACT, "target": "Oslo"}, {"prompt": "x"}, {**FACT, "prompt": "In France"}
+    )
+    found = read_edits(path, bad=bad)
+    assert [r.where.rpartition(":")[2] for r in found] == ["1", "4"]
+    assert [b.where.rpartition(":")[2] for b in bad] == ["2", "3"]
+    assert "contradict" in bad[0].why
+
+
 def test_a_subject_in_another_case_is_the_one_of_the_prompt(tmp_path):
     (found,) = read_edits(file(tmp_path, {**FACT, "subject": "france"}))
     assert found.subject == "France"
@@ -121,9 +132,11 @@ def test_a_stream_brings_requests_one_by_one_or_many_at_once(words):
 def test_the_published_sets_are_read_whole(data_folder, words):
     for name, count in (("counterfact", 2000), ("zsre", 1000)):
         path = data_folder / name / "edits.jsonl.gz"
+        bad = []
+        assert len(read_edits(path, bad=bad)) == count - 2
+        assert len(bad) == 2
         found = read_edits(path, limit=50)
         assert len(found) == 50
         table = tabled(found, words)
         assert bool((table["subject"][:, 1] > table["subject"][:, 0]).all())
         assert torch.equal(table["subject"] >= 0, torch.ones(50, 2, dtype=torch.bool))
-        assert count

@@ -122,6 +122,7 @@ class WISE(Method):
         "unit",
         "own",
         "history",
+        "before",
     )
     chooses_weights = True
 
@@ -210,7 +211,7 @@ class WISE(Method):
         self._rows: Written | None = None
         self._unrelated: Written | None = None
         self._counted: Counted | None = None
-        self._before = float("inf")
+        self.before = float("inf")
         self._merged: Callable[[], Memories] | None = None  # of the state at hand
 
     def refusal(self, stream: Stream, model: nn.Module) -> str | None:
@@ -246,6 +247,7 @@ class WISE(Method):
     def begin(self, learner: Learner, experience: Experience) -> None:
         if self.said is None:
             self.prepare(learner, experience)
+        self.before = float("inf")
         if not self.in_shard:
             chance = torch.rand(
                 self.memory.change.shape, generator=learner.generator, device=learner.device
@@ -270,7 +272,6 @@ class WISE(Method):
         on = table.to(learner.device)
         self._rows = written(on, self.own)
         self._unrelated = self.unrelated(on)
-        self._before = float("inf")
         return table.with_columns(request=torch.arange(len(table), device=table.device))
 
     def unrelated(self, table: Table) -> Written:
@@ -326,9 +327,9 @@ class WISE(Method):
         if self.replay and self.merges:
             total = total + self.replayed(learner)
         now = float(total.detach())  # an edit that is learned ends: it must be looked at
-        if abs(now - self._before) <= 1e-4 and now <= self.enough:
+        if abs(now - self.before) <= 1e-4 and now <= self.enough:
             learner.enough = True
-        self._before = now
+        self.before = now
         return total
 
     def activations(self) -> tuple[Tensor, Tensor]:
@@ -417,7 +418,7 @@ class WISE(Method):
         count = len(self._rows.ids)
         self.edits += count
         self.in_shard += count
-        learner.note(loss=self._before, activation=least)
+        learner.note(loss=self.before, activation=least)
         self.forget_rows()
         if self.in_shard >= self.shard:
             self.put_aside()
@@ -486,7 +487,8 @@ class WISE(Method):
             case "linear":
                 return rules.linear(both, weights)
             case "slerp":
-                return rules.slerp(both[0], both[1], 0.5)
+                weight = self.memory.weight()  # an arc is between weights, not between changes
+                return rules.slerp(weight + both[0], weight + both[1], 0.5) - weight
             case "magnitude":
                 return rules.magnitude(both, weights, self.density)
             case "sign":

@@ -23,6 +23,7 @@ from holdfast.errors import DataError
 from holdfast.language.encode import encode
 from holdfast.language.fields import Sample
 from holdfast.language.files import listed, rows
+from holdfast.language.records import Bad
 from holdfast.language.requests import NOWHERE, Request
 from holdfast.language.tokens import ANCHORS, Ends, ends, tokenise
 from holdfast.stream import Experience, Stream
@@ -43,7 +44,9 @@ _NAMES: dict[str, tuple[str, ...]] = {
 """Fields, and what they are called: by us, in CounterFact, in ZsRE."""
 
 
-def read_edits(path: str | Path, limit: int | None = None) -> list[Request]:
+def read_edits(
+    path: str | Path, limit: int | None = None, bad: list[Bad] | None = None
+) -> list[Request]:
     """The requests in a file, checked.
 
     Where records beyond `limit` have locality prompts, these become the unrelated prompts of
@@ -53,22 +56,33 @@ def read_edits(path: str | Path, limit: int | None = None) -> list[Request]:
         path: One record a line (`.jsonl`, `.json`, `.csv`, `.parquet`, also `.gz`), with `prompt`
             and `target`, or the fields of ZsRE or CounterFact.
         limit: At most so many requests; None: all.
+        bad: Where records that cannot be used are listed, of two that contradict each other the
+            later one; None: they are raised.
 
     Raises:
-        DataError: If the file cannot be read, if a record lacks a field or has an empty one, if a
+        DataError: If the file cannot be read, or if there is no edit in it; if a record lacks a field or has an empty one, if a
             subject does not occur in its prompt, or if two records ask for different targets of one
             prompt. File and line are named.
     """
     found: list[Request] = []
+    known: dict[str, Request] = {}
     for file in listed(Path(path)):
         for row in rows(file):
-            if row.fault is not None:
-                raise DataError(row.fault)
-            found.append(_request(row.record, row.where))
+            try:
+                if row.fault is not None:
+                    raise DataError(row.fault)
+                request = _request(row.record, row.where)
+                if limit is None or len(found) < limit:
+                    refuse_contradiction(request, known)
+                found.append(request)
+            except DataError as error:
+                if bad is None:
+                    raise
+                bad.append(Bad(row.where, str(error)))
     if not found:
-        raise DataError(f"There is no edit in {path}.")
+        reason = f"; the first of {len(bad)} bad records: {bad[0].why}" if bad else "."
+        raise DataError(f"There is no edit in {path}{reason}")
     kept, rest = found[:limit], found[len(found[:limit]) :]
-    refuse_contradictions(kept)
     spare = [request.locality for request in rest if request.locality]
     if not spare:
         return kept
@@ -78,17 +92,20 @@ def read_edits(path: str | Path, limit: int | None = None) -> list[Request]:
     ]
 
 
-def refuse_contradictions(requests: Sequence[Request]) -> None:
-    """Raise `DataError` if two requests ask for different targets of one prompt."""
-    known: dict[str, Request] = {}
-    for request in requests:
-        before = known.setdefault(" ".join(request.prompt.split()), request)
-        if before.target.strip() != request.target.strip():
-            raise DataError(
-                f"{before.where or 'An edit'} and {request.where or 'another'} contradict each "
-                f"other: the prompt {_shown(request.prompt)} is to be answered with "
-                f"{_shown(before.target)} and with {_shown(request.target)}."
-            )
+def refuse_contradiction(request: Request, known: dict[str, Request]) -> None:
+    """Raise `DataError` if a known request asks for another target of the same prompt.
+
+    Args:
+        request: Is known from then on.
+        known: Requests by prompt.
+    """
+    before = known.setdefault(" ".join(request.prompt.split()), request)
+    if before.target.strip() != request.target.strip():
+        raise DataError(
+            f"{before.where or 'An edit'} and {request.where or 'another'} contradict each other: "
+            f"the prompt {_shown(request.prompt)} is to be answered with {_shown(before.target)} "
+            f"and with {_shown(request.target)}."
+        )
 
 
 def edits(
