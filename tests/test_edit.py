@@ -60,7 +60,10 @@ def config(base: Path, tmp_path: Path) -> Any:
     def make(method: str = EDITORS["ft_m"], facts: Any = FACTS, **changed: Any) -> EditConfig:
         path = tmp_path / f"facts-{len(facts)}.jsonl"
         path.write_text("".join(json.dumps(fact) + "\n" for fact in facts))
+        known = tmp_path / "known.txt"  # instead of text that the model would have to write
+        known.write_text(documentation()[0].text[:4000])
         settings = {"no_fluency": True, "device": "cpu", "checkpoint_every": 1, **changed}
+        settings.setdefault("past", (str(known),))
         return EditConfig(str(base), str(path), method, **settings)
 
     return make

@@ -60,9 +60,9 @@ def read_edits(
             later one; None: they are raised.
 
     Raises:
-        DataError: If the file cannot be read, or if there is no edit in it; if a record lacks a field or has an empty one, if a
-            subject does not occur in its prompt, or if two records ask for different targets of one
-            prompt. File and line are named.
+        DataError: If the file cannot be read, or if there is no edit in it; if a record lacks a
+            field or has an empty one, if a subject does not occur in its prompt, or if two records
+            ask for different targets of one prompt. File and line are named.
     """
     found: list[Request] = []
     known: dict[str, Request] = {}
