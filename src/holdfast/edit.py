@@ -84,7 +84,7 @@ class Outcome:
                 "edits_per_second": 1 / self.seconds if self.seconds else None,
                 "bytes_per_edit": self.growth,
                 "notes": [note for note in self.record.notes if "edited" not in note],
-                "cost": self.record.cost,
+                "cost": {n: v for n, v in self.record.cost.items() if n != "flops"},
                 "environment": self.environment,
             }
         )
@@ -242,7 +242,7 @@ def editor(spec: str) -> Method:
 
 def learner_of(model: Any, method: Method, config: EditConfig, rows: int = 1) -> Learner:
     """The learner that makes edits; equal ones give equal models."""
-    return Learner(
+    learner = Learner(
         model,
         method,
         batch_size=rows,
@@ -250,6 +250,8 @@ def learner_of(model: Any, method: Method, config: EditConfig, rows: int = 1) ->
         seed=config.seed,
         device=model.device,
     )
+    learner.meter.counting = False  # an edit is so short that counting would be most of it
+    return learner
 
 
 def _made(

@@ -121,6 +121,7 @@ def measure(settings: Settings, seed: int) -> Measured:
     )
     stream = replace(edits(requests, loaded.tokenizer, name="edits"), scorer=watch)
     learner = Learner(model, method_of(settings), pretrained=True, seed=seed, device="cpu")
+    learner.meter.counting = False
     learner.learn(stream)
     return {
         "known": known,
