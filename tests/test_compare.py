@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -166,6 +166,15 @@ def test_a_worker_that_cannot_start_says_why(
         compare(grid(BASE, ["er"], [0]), tmp_path)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """As a shell that runs the tests in its background leaves it, an interrupt would be ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_interrupted_it_stops_soon_and_goes_on_from_where_it_was(tmp_path: Path) -> None:
     class Interrupt(Told):
         def on_progress(self, config: Config, done: float) -> None:

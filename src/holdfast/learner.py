@@ -371,6 +371,11 @@ class Learner:
         return self.batches.epoch if self.batches is not None else 0
 
     @property
+    def last(self) -> bool:
+        """Whether nothing is learned after the experience at hand."""
+        return self.stream is not None and self.stream.final and self.index + 1 == len(self.stream)
+
+    @property
     def stream_rows(self) -> int:
         """How many rows of the present batch came from the stream; they are its first."""
         return size(self.incoming)

@@ -68,6 +68,8 @@ class Stream:
         online: Whether each example may be seen only once (one epoch).
         class_names: Names by label, where known.
         past: Examples of what a pre-trained model already knows, where there are any.
+        final: Whether nothing is learned after it, so that what a method would prepare for later
+            experiences at the end of the last one can be left out.
         scorer: What scores the learner after each experience; None: its objective, on the test
             sets.
     """
@@ -83,6 +85,7 @@ class Stream:
     online: bool = False
     class_names: tuple[str, ...] = ()
     past: Table | None = None
+    final: bool = False
     scorer: Scorer | None = None
 
     def __len__(self) -> int:

@@ -56,3 +56,15 @@ def test_restored_memory_is_a_copy() -> None:
     after.load_state_dict(before.state_dict())
     after.late += 1
     assert before.late.tolist() == [0, 0]
+
+
+def test_a_state_dict_does_not_change_with_what_it_was_taken_from() -> None:
+    before, after = Memory(), Memory()
+    before.names = ["a"]
+    state = before.state_dict()
+    after.load_state_dict(state)
+    before.names.append("b")
+    after.names.append("c")
+    again = Memory()
+    again.load_state_dict(state)
+    assert again.names == ["a"]

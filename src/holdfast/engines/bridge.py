@@ -114,6 +114,11 @@ class Bridge:
         return int(self.trainer._train_batch_size)
 
     @property
+    def last(self) -> bool:
+        """A trainer does not tell whether it will train again."""
+        return False
+
+    @property
     def stream_rows(self) -> int:
         """How many rows of the present batch came from the trainer's data; they are its first."""
         return size(self.incoming) if self.incoming else 0

@@ -139,6 +139,7 @@ def prepare(recipe: Recipe, device: torch.device) -> Plan:
             past=texts.encode(read(recipe.past, skip_bad=recipe.skip_bad), packed=recipe.pack).table
             if recipe.past
             else None,
+            final=True,
         ),
         gained=ProbeSet(f"{name} (held out)", held),
         guards=guards,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -19,11 +20,11 @@ class Remembers(nn.Module):
     remembers: ClassVar[tuple[str, ...]] = ()
 
     def get_extra_state(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.remembers}
+        return {name: deepcopy(getattr(self, name)) for name in self.remembers}
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
         for name, value in state.items():
-            setattr(self, name, value)
+            setattr(self, name, deepcopy(value))
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any

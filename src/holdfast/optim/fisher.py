@@ -11,6 +11,7 @@ from torch.func import functional_call, grad, vmap
 from holdfast.data import Batch, Table, shortened, size
 from holdfast.errors import UsageError
 from holdfast.evaluation import undisturbed
+from holdfast.optim.squared_gradients import squared_gradients
 
 if TYPE_CHECKING:
     from holdfast.learner import Learner
@@ -74,7 +75,7 @@ def fisher_diagonal(
 
     def add(batch: Batch, weight: Tensor | None = None) -> None:
         if not learner.objective.vectorised:
-            torch._foreach_add_(list(total.values()), _one_by_one(learner, batch))
+            torch._foreach_add_(list(total.values()), _of_text(learner, batch))
             return
         for name, g in gradients(trained, batch).items():
             squared = g.square_()
@@ -99,6 +100,16 @@ def fisher_diagonal(
                     rows_kept = {name: column[possible] for name, column in batch.items()}
                     add({**rows_kept, "y": y[possible]}, chances[possible, label])
     return [total[name] / len(table) for name in trained]
+
+
+def _of_text(learner: Learner, batch: Batch) -> list[Tensor]:
+    """Sum of the squared gradients of each example's loss, in one pass where the model allows."""
+
+    def losses() -> Tensor:
+        return learner.objective.losses(learner.objective.forward(learner.model, batch), batch)
+
+    squares = squared_gradients(learner.model, losses, size(batch))
+    return _one_by_one(learner, batch) if squares is None else squares
 
 
 def _one_by_one(learner: Learner, batch: Batch) -> list[Tensor]:

@@ -354,7 +354,7 @@ STUDY = Study(
         "A sequence of unlike tasks costs a language model its general ability and the form of its "
         "answers; adapters, replay and rationales lose less."
     ),
-    minutes={"data": 45, "digits": 45, "quick": 1},
+    minutes={"data": 50, "digits": 50, "quick": 1},
     data=("cl15/agnews_train.jsonl.gz", "trec/train.jsonl.gz"),
     arms=arms,
     measure=measure,

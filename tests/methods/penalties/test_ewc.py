@@ -131,3 +131,17 @@ def test_the_fisher_is_taken_on_as_many_examples_as_asked(numbered, learned, mon
     monkeypatch.setattr("holdfast.methods.penalties.ewc.fisher_diagonal", counting)
     learned(numbered(), EWC(labels="empirical", examples=7))
     assert asked == [(40, "empirical", 7)] * 3
+
+
+@pytest.mark.parametrize("method", [EWC, OnlineEWC])
+def test_nothing_is_prepared_for_what_never_comes(numbered, learned, monkeypatch, method):
+    asked = []
+
+    def counted(learner, table, *_):
+        asked.append(learner.index)
+        return [torch.ones_like(p) for p in learner.parameters]
+
+    monkeypatch.setattr("holdfast.methods.penalties.ewc.fisher_diagonal", counted)
+    stream = replace(numbered(), final=True)
+    learned(stream, method())
+    assert asked == list(range(len(stream) - 1))

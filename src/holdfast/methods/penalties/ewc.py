@@ -74,7 +74,8 @@ class EWC(Method):
             self.hold(learner, past)
 
     def end(self, learner: Learner, experience: Experience) -> None:
-        if learner.step or not self.importance:  # what is not trained on was inherited
+        trained = learner.step or not self.importance  # what is not trained on was inherited
+        if trained and not learner.last:
             self.hold(learner, experience.train)
 
     def hold(self, learner: Learner, table: Table) -> None:
@@ -140,7 +141,8 @@ class OnlineEWC(Method):
             self.hold(learner, past)
 
     def end(self, learner: Learner, experience: Experience) -> None:
-        if learner.step or not self.importance:  # what is not trained on was inherited
+        trained = learner.step or not self.importance  # what is not trained on was inherited
+        if trained and not learner.last:
             self.hold(learner, experience.train)
 
     def hold(self, learner: Learner, table: Table) -> None:
