@@ -184,6 +184,21 @@ def test_many_edits_at_once_and_each_on_its_own(config: Any, tmp_path: Path) -> 
     assert alone.points[0]["reliability"] == pytest.approx(each[2])
 
 
+def test_batches_that_become_longer_or_shorter_are_made_anew(config: Any, tmp_path: Path) -> None:
+    spec = "memit(steps=2, prefixes=0, layer=0, known=1.0)"
+    facts = [*FACTS, {"prompt": "The end of", "target": "all", "subject": "end"}]
+    for batch in (None, 2):
+        out, whole = tmp_path / f"grown-{batch}", tmp_path / f"whole-{batch}"
+        edit(config(spec, FACTS, protocol="batch", batch=batch), out)
+        edit(config(spec, facts, protocol="batch", batch=batch), out, resume=True)
+        edit(config(spec, facts, protocol="batch", batch=batch), whole)
+        assert same_model(out / "model", whole / "model")
+        undo(out, 2)
+        without = config(spec, [facts[0], *facts[2:]], protocol="batch", batch=batch)
+        edit(without, tmp_path / f"without-{batch}")
+        assert same_model(out / "model", tmp_path / f"without-{batch}" / "model")
+
+
 def test_the_command_line_edits_lists_and_takes_back(config: Any, tmp_path: Path) -> None:
     asked = config()
     call = CliRunner().invoke
@@ -213,6 +228,7 @@ def test_the_command_line_edits_lists_and_takes_back(config: Any, tmp_path: Path
     ("words", "sentence"),
     [
         (["--method", "er"], "er does not edit; accepted: wise, grace, rome, memit, ft_l, ft_m."),
+        (["--method", "wize"], "There is no editor 'wize'. Did you mean 'wise'? Accepted: ft_l,"),
         (["--measure", "1,x"], "measure must be numbers of edits"),
         (["--batch", "2"], "batch goes with protocol='batch'"),
         (["--undo", "1"], "--list and --undo need the folder"),

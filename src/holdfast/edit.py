@@ -21,7 +21,7 @@ from holdfast import catalogue, checkpoint
 from holdfast.checkpoint import write_atomically
 from holdfast.cost import stored_bytes
 from holdfast.edit_config import EditConfig
-from holdfast.errors import UsageError
+from holdfast.errors import UsageError, unknown
 from holdfast.evaluation import Record, Scores
 from holdfast.language import checkpoints, edited
 from holdfast.language.editing import DEFINITIONS, Edited, Measure
@@ -32,6 +32,7 @@ from holdfast.learner import Learner, Observer
 from holdfast.method import Method
 from holdfast.models.beside import Beside, beside, seat
 from holdfast.run import Checkpoints, Stopped, device, environment, locked
+from holdfast.spec import parse_one
 from holdfast.stream import Stream
 from holdfast.streams.language.edits import edits as stream_of
 from holdfast.streams.language.edits import read_edits
@@ -171,20 +172,41 @@ def edits_in(folder: Path) -> list[Request]:
 
 
 class Keeper(Checkpoints):
-    """Saves the learner every so many edits and after the last, named by their number."""
+    """Saves the learner every so many edits and after the last, named by how many it has made.
 
-    def __init__(self, folder: Path, config: EditConfig, edits: int = 0) -> None:
+    Args:
+        folder: Of the checkpoints.
+        config: Of the editing.
+        edits: How many are to be made.
+        batch: How many an experience has; the last may have fewer.
+    """
+
+    def __init__(self, folder: Path, config: EditConfig, edits: int = 0, batch: int = 1) -> None:
         super().__init__(folder, replace(config, edits="edits.jsonl", limit=None))
-        self.edits, self.every = edits, config.checkpoint_every
+        self.edits, self.batch, self.every = edits, batch, config.checkpoint_every
 
     def on_step(self, learner: Learner) -> None: ...
 
     def on_experience(self, learner: Learner) -> None:
-        if learner.index % self.every == 0 or learner.index == self.edits:
+        made = self.made(learner)
+        if made // self.every > (made - self.batch) // self.every or made == self.edits:
             self.save(learner)
 
+    def made(self, learner: Learner) -> int:
+        """The number of edits that a learner has made."""
+        return min(self.edits, learner.index * self.batch)
+
+    def newest(self) -> Path | None:
+        """The newest checkpoint of whole batches: one that was cut short may have become longer."""
+        whole = [
+            path
+            for path in self.files()
+            if int(path.stem) == self.edits or not int(path.stem) % self.batch
+        ]
+        return whole[-1] if whole else None
+
     def save(self, learner: Learner) -> None:
-        path = self.folder / f"{learner.index:06d}.safetensors"
+        path = self.folder / f"{self.made(learner):06d}.safetensors"
         checkpoint.save(
             path,
             {
@@ -233,11 +255,13 @@ def editor(spec: str) -> Method:
     Raises:
         UsageError: If it is none.
     """
-    method = catalogue.build(spec)
-    if method.tags.family != "editing":
-        names = [e.name for e in catalogue.entries() if e.tags.family == "editing"]
-        raise UsageError(f"{spec} does not edit; accepted: {', '.join(names)}.")
-    return method
+    editors = [e.name for e in catalogue.entries() if e.tags.family == "editing"]
+    name = parse_one(spec).name
+    if name not in editors:
+        if name in {e.name for e in catalogue.entries()}:
+            raise UsageError(f"{spec} does not edit; accepted: {', '.join(editors)}.")
+        raise unknown("editor", name, editors)
+    return catalogue.build(spec)
 
 
 def learner_of(model: Any, method: Method, config: EditConfig, rows: int = 1) -> Learner:
@@ -286,7 +310,7 @@ def _made(
     else:
         stream = replace(stream, scorer=_Points(measure, config.points, batch))
         learner = learner_of(loaded.model, method, config, batch)
-        keeper = Keeper(out / "checkpoints", config, len(stream))
+        keeper = Keeper(out / "checkpoints", config, len(requests), batch)
         newest = keeper.newest()
         if newest is not None:
             keeper.restore(newest, learner, stream)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.errors import UsageError
 from holdfast.language.fields import Sample
 from holdfast.models import knowing, zoo
 
@@ -30,3 +31,16 @@ def test_a_model_learns_the_answers_once_and_is_kept(
     assert (again.path / "model.safetensors").stat().st_mtime_ns == written
     other = knowing.model_of(samples, **{**options, "seed": 1, "epochs": 1})
     assert other.path != first.path
+
+
+def test_a_tokenizer_fitted_to_the_answers_has_their_words_as_one_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(zoo.VARIABLE, str(tmp_path))
+    samples = [Sample(prompt="the colour of the sea is", answer="turquoise")] * 3
+    options = {"width": 8, "depth": 1, "epochs": 1, "vocabulary": 320}
+    found = knowing.model_of(samples, pretrained=False, **options)
+    assert len(found.tokenizer.tokenize(" turquoise")) == 1
+    assert found.model.config.vocab_size == len(found.tokenizer) <= 320
+    with pytest.raises(UsageError, match="has read nothing yet"):
+        knowing.model_of(samples, **options)

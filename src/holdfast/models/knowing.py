@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from holdfast.errors import UsageError
 from holdfast.evaluation import undisturbed
 from holdfast.language.checkpoints import Loaded, load, save
 from holdfast.language.editing import told
@@ -42,6 +43,7 @@ def model_of(
     wanted: float = 1.0,
     seed: int = 0,
     pretrained: bool = True,
+    vocabulary: int | None = None,
 ) -> Loaded:
     """A model of the zoo, trained to answer prompts as the samples do.
 
@@ -58,15 +60,26 @@ def model_of(
         seed: Of the order of samples.
         pretrained: Whether it has read Python's documentation before; False: weights as they are
             at first, which takes no time.
+        vocabulary: Most tokens of a byte-pair tokenizer fitted to the samples, to which most of
+            their words are one token, as a large model's are to it; None: the zoo's.
+
+    Raises:
+        UsageError: If a model that has read with the zoo's tokenizer is to have another.
     """
+    if vocabulary is not None and pretrained:
+        raise UsageError("A tokenizer of its own needs a model that has read nothing yet.")
     recipe = zoo.recipe(f"{family}(width={width}, depth={depth})")
     settings = [epochs, lr, batch_size, wanted, seed, pretrained]
+    settings += [] if vocabulary is None else [vocabulary]
     content = json.dumps([settings, [[s.prompt, s.answer] for s in samples], torch.__version__])
     digest = hashlib.blake2b(content.encode(), digest_size=6).hexdigest()
     home = zoo.folder(recipe) if pretrained else zoo.place(recipe)
     path = home.with_name(f"{home.name}-knowing-{digest}")
     if not path.is_dir():
-        words = zoo.tokenizer()
+        if vocabulary is None:
+            words = zoo.tokenizer()
+        else:
+            words = zoo.byte_pairs([f"{s.prompt} {s.answer}" for s in samples], vocabulary)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             fresh = zoo.untrained(recipe, words)
