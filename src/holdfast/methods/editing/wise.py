@@ -68,8 +68,9 @@ class WISE(Method):
         alpha: Most activation of an unrelated prompt.
         beta: Least activation of a request.
         gamma: Least distance of the two.
-        relative: Whether these three are in units of the mean length of the layer's outputs, which
-            fits models of any size; False: as they are (the paper's are 5, 20 and 10).
+        relative: Whether these three, and activations in the loss, are in units of the mean length
+            of the layer's outputs, which fits models of any size and keeps L_a from drowning the
+            target; False: as they are (the paper's are 5, 20 and 10).
         ratio: Share of the least activation that is the threshold; 0: the memory answers always.
         shard: Edits of a shard.
         merge: Edits of a merge, a multiple of `shard`.
@@ -350,11 +351,11 @@ class WISE(Method):
 
     def margins(self, request: Tensor, unrelated: Tensor) -> Tensor:
         """L_a, each of its terms a mean over the rows that violate it."""
-        alpha, beta, gamma = (self.unit * m for m in (self.alpha, self.beta, self.gamma))
+        request, unrelated = request / self.unit, unrelated / self.unit
         return (
-            violated(unrelated - alpha)
-            + violated(beta - request)
-            + violated(gamma + unrelated - request)
+            violated(unrelated - self.alpha)
+            + violated(self.beta - request)
+            + violated(self.gamma + unrelated - request)
         )
 
     def replayed(self, learner: Learner) -> Tensor:
@@ -363,19 +364,18 @@ class WISE(Method):
         for entry in self.history:
             groups.setdefault(entry[0], []).append(entry)
         now = groups.pop(self.merges, [])
-        alpha, beta = self.unit * self.alpha, self.unit * self.beta
         terms = [
-            violated(self.moved(learner, found[learner.updates % len(found)]) - alpha)
+            violated(self.moved(learner, found[learner.updates % len(found)]) - self.alpha)
             for found in groups.values()
         ]
         total = torch.stack(terms).mean()
         if now:
             drawn = torch.randint(len(now), (), generator=learner.generator, device=learner.device)
-            total = total + violated(beta - self.moved(learner, now[int(drawn)]))
+            total = total + violated(self.beta - self.moved(learner, now[int(drawn)]))
         return total
 
     def moved(self, learner: Learner, entry: list[Any]) -> Tensor:
-        """The activation of a past edit in the shard at hand, `[1]`, with gradient."""
+        """The activation of a past edit in the shard at hand, `[1]`, in units, with gradient."""
         _, ids, size = entry
         given = torch.tensor([ids], device=learner.device)
         self.memory.training_pass = True
@@ -385,7 +385,7 @@ class WISE(Method):
         assert passing.plain is not None
         assert passing.edited is not None
         tokens = torch.arange(len(ids), device=learner.device)[None] < size
-        return self.memory.measured(passing.plain, passing.edited, tokens)
+        return self.memory.measured(passing.plain, passing.edited, tokens) / self.unit
 
     def gradients(self, learner: Learner) -> None:
         gradient = self.memory.change.grad
