@@ -245,6 +245,24 @@ def test_what_cannot_be_done_is_said_in_a_sentence(
     assert sentence in " ".join(result.output.split())
 
 
+@pytest.mark.parametrize(
+    ("method", "facts", "changed"),
+    [
+        ("wize", FACTS, {}),
+        ("ft_m(layer=9)", FACTS, {}),
+        ("rome", [{"prompt": "The end of", "target": "all"}], {}),
+        ("ft_m", FACTS, {"locality": "nowhere.jsonl"}),
+        ("ft_m", FACTS, {"length": 2}),
+    ],
+)
+def test_what_cannot_be_done_leaves_no_folder(
+    config: Any, tmp_path: Path, method: str, facts: Any, changed: dict[str, Any]
+) -> None:
+    with pytest.raises(UsageError):
+        edit(config(method, facts, **changed), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_that_holds_something_else_is_left_alone(config: Any, tmp_path: Path) -> None:
     edit(config(facts=FACTS[:1]), tmp_path / "out")
     for folder, number, complaint in (

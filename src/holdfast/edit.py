@@ -29,7 +29,7 @@ from holdfast.language.records import Bad, read
 from holdfast.language.requests import Request
 from holdfast.language.verdict import finite
 from holdfast.learner import Learner, Observer
-from holdfast.method import Method
+from holdfast.method import Method, refuse_unfit
 from holdfast.models.beside import Beside, beside, seat
 from holdfast.run import Checkpoints, Stopped, device, environment, locked
 from holdfast.spec import parse_one
@@ -117,11 +117,11 @@ def edit(
     requests, _ = asked_for(config)
     _check_folder(out, config, resume, requests)
     before = _read_requests(out)  # with the unrelated prompts that they were made with
-    requests = [*before, *requests[len(before) :]]
+    work = _prepared(config, [*before, *requests[len(before) :]])
     with locked(out):
         config.write(out / "config.json")
-        _write_requests(out, requests)
-        return _made(config, out, requests, observers)
+        _write_requests(out, work.requests)
+        return _made(work, out, observers)
 
 
 def asked_for(config: EditConfig) -> tuple[list[Request], list[Bad]]:
@@ -155,14 +155,14 @@ def undo(out: Path, number: int, observers: Sequence[Observer] = ()) -> Outcome:
         )
     if len(requests) == 1:
         raise UsageError(f"The only edit in {out} is undone by using {config.model} itself.")
+    work = _prepared(config, [request for at, request in enumerate(requests, 1) if at != number])
     with locked(out):
         kept = Keeper(out / "checkpoints", config)
         for path in kept.files():
             if int(path.stem) >= number:  # the edit is in it
                 path.unlink()
-        left = [request for at, request in enumerate(requests, 1) if at != number]
-        _write_requests(out, left)
-        return _made(config, out, left, observers)
+        _write_requests(out, work.requests)
+        return _made(work, out, observers)
 
 
 def edits_in(folder: Path) -> list[Request]:
@@ -278,24 +278,26 @@ def learner_of(model: Any, method: Method, config: EditConfig, rows: int = 1) ->
     return learner
 
 
-def _made(
-    config: EditConfig, out: Path, requests: list[Request], observers: Sequence[Observer]
-) -> Outcome:
+@dataclass(frozen=True)
+class _Work:
+    """What is to be done, checked before anything is written."""
+
+    config: EditConfig
+    requests: list[Request]
+    loaded: checkpoints.Loaded
+    method: Method
+    stream: Stream
+    batch: int
+    further: list[str]
+
+
+def _prepared(config: EditConfig, requests: list[Request]) -> _Work:
+    method = editor(config.method)
     loaded = checkpoints.load(
         config.model, device=device(config.device), trust_remote_code=config.trust_remote_code
     )
     _refuse_model(loaded)
-    method = editor(config.method)
     further = [str(s.prompt or s.text) for s in read(config.locality)] if config.locality else []
-    measure = Measure(
-        loaded.model,
-        loaded.tokenizer,
-        requests,
-        further=further,
-        length=config.length,
-        fluency=not config.no_fluency,
-    )
-    before = measure.after(loaded.model)
     batch = {"sequential": 1, "single": 1, "batch": config.batch or len(requests)}[config.protocol]
     stream = stream_of(
         requests,
@@ -305,6 +307,22 @@ def _made(
         past=_past(config, loaded),
         length=min(config.length, loaded.context or config.length),
     )
+    refuse_unfit(method, stream, loaded.model)
+    return _Work(config, requests, loaded, method, stream, batch, further)
+
+
+def _made(work: _Work, out: Path, observers: Sequence[Observer]) -> Outcome:
+    config, requests, loaded = work.config, work.requests, work.loaded
+    method, stream, batch = work.method, work.stream, work.batch
+    measure = Measure(
+        loaded.model,
+        loaded.tokenizer,
+        requests,
+        further=work.further,
+        length=config.length,
+        fluency=not config.no_fluency,
+    )
+    before = measure.after(loaded.model)
     if config.protocol == "single":
         points, record = _singly(config, loaded.model, stream, measure, observers)
     else:
