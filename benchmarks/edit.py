@@ -25,7 +25,7 @@ EDITORS = {
     "wise": "wise(lr=3.0, steps=20, prefixes=2, shard=50, merge=100)",
     "wise_retrieve": "wise(mode=retrieve, lr=3.0, steps=20, prefixes=2, shard=5, merge=10)",
     "grace": "grace(steps=30, lr=10.0, radius=20.0)",
-    "memit": "memit(at=last, layer=2, layers=1, known=20.0, steps=15, lr=10.0, clamp=4.0, "
+    "memit": "memit(at=last, layer=2, layers=1, known=20.0, steps=8, lr=10.0, clamp=4.0, "
     "prefixes=1)",
     "ft_l": "ft_l(lr=0.01)",
 }
