@@ -37,7 +37,7 @@ def test_ablations_differ_from_wise_in_one_thing():
         assert differing == {changed}
     built = wise.method_of(settings[wise.MERGE])
     assert isinstance(built, WISE)
-    assert (built.shard, built.merge) == (10, 20)
+    assert (built.shard, built.merge) == (5, 10)
 
 
 def test_claims_judge_made_up_results():

@@ -52,7 +52,15 @@ MERGE, RETRIEVE = "WISE, merge", "WISE, retrieve"
 ROUTED = "WISE, no router"
 UNMASKED = "WISE, no masks"
 BARE = "WISE, no prefixes"
-WISE = {"method": "wise", "lr": 2.0, "steps": 40, "beta": 1.0, "alpha": 0.25, "gamma": 0.5}
+WISE = {
+    "method": "wise",
+    "lr": 3.0,
+    "steps": 40,
+    "prefixes": 4,
+    "beta": 1.0,
+    "alpha": 0.25,
+    "gamma": 0.5,
+}
 ARMS: dict[str, Mapping[str, Any]] = {
     MERGE: {**WISE, "mode": "merge"},
     RETRIEVE: {**WISE, "mode": "retrieve"},
@@ -60,12 +68,12 @@ ARMS: dict[str, Mapping[str, Any]] = {
     ROUTED: {**WISE, "mode": "merge", "ratio": 0.0},
     BARE: {**WISE, "mode": "merge", "prefixes": 0},
     "FT-L": {"method": "ft_l", "lr": 5e-4, "steps": 25},
-    "FT-M": {"method": "ft_m", "lr": 5e-4, "steps": 25},
-    "GRACE": {"method": "grace", "steps": 100},
+    "FT-M": {"method": "ft_m", "lr": 4e-3, "steps": 25},
+    "GRACE": {"method": "grace", "layer": 1, "radius": 2.0, "steps": 100},
     "ROME": {"method": "rome", "prefixes": 5},
     "MEMIT": {"method": "memit", "prefixes": 5},
 }
-"""The editor of each arm."""
+"""The editor of each arm, tuned by the mean of three after 20 edits of seed 100."""
 
 OTHERS = ("FT-L", "FT-M", "GRACE", "ROME", "MEMIT")
 NUMBERS = ("reliability", "generalization", "locality", "score")
@@ -85,8 +93,8 @@ def arms(scale: Scale) -> dict[str, Settings]:
         "edits": 3 if quick else 60,
         "unseen": 20 if quick else 300,
         "points": [1, 3] if quick else [1, 10, 30, 60],
-        "shard": 1 if quick else 10,
-        "merge": 2 if quick else 20,
+        "shard": 1 if quick else 5,
+        "merge": 2 if quick else 10,
     }
     return {arm: {**base, "editor": dict(editor)} for arm, editor in ARMS.items()}
 
@@ -308,7 +316,7 @@ STUDY = Study(
         "A routed side memory with sharded edits is reliable, general and local at once, over many "
         "edits."
     ),
-    minutes={"data": 28, "digits": 28, "quick": 0.5},
+    minutes={"data": 25, "digits": 25, "quick": 0.5},
     data=("clinc150/train.jsonl.gz",),
     arms=arms,
     measure=measure,
@@ -318,8 +326,9 @@ STUDY = Study(
     departures=(
         "A Llama of half a million weights that names intents of sentences, with 60 edits; the "
         "paper edits facts of models of seven billion weights, up to 3,000 of them.",
-        "Shards have 10 edits and merges 20, the paper's 500 and 1,000.",
+        "Shards have 5 edits and merges 10, the paper's 500 and 1,000.",
         "Margins are in units of the layer's mean output; the paper's are fixed for its models.",
+        "Requests are also written after four texts of the model's own, not ten.",
         "A rephrase is the sentence without one word, not another wording.",
         "The router sees the prompt alone, in editing and in use.",
     ),
