@@ -69,8 +69,10 @@ bench-attach: $(STAMP)  ## Time a Trainer with and without attach, and our loop 
 bench-hft: $(STAMP)  ## Time a step of half fine-tuning against one of full fine-tuning
 	@$(BIN)/python benchmarks/hft.py $(BENCH_ARGS)
 
-bench-edit: $(STAMP)  ## Make 1,000 edits one after another with five editors (HOLDFAST_DATA)
-	@$(BIN)/python benchmarks/edit.py $(BENCH_ARGS)
+bench-edit: $(STAMP)  ## Make 1,000 edits one after another with several editors (HOLDFAST_DATA)
+	@test -n "$(HOLDFAST_DATA)" || \
+	  { echo "Set HOLDFAST_DATA to the folder of data sets: make bench-edit HOLDFAST_DATA=FOLDER"; exit 2; }
+	@HOLDFAST_DATA="$(HOLDFAST_DATA)" $(BIN)/python benchmarks/edit.py $(BENCH_ARGS)
 
 studies: $(STAMP)  ## Run the studies of published claims: claim, observed, verdict
 	@for name in $(STUDIES); do $(BIN)/holdfast study $$name $(STUDY_ARGS) || exit; done

@@ -68,6 +68,10 @@ def test_the_margin_loss_is_the_sum_of_the_means_of_what_is_violated():
     assert float(method.margins(request, unrelated)) == 2 + 8 + 5
     both = method.margins(torch.tensor([10.0, 14.0]), torch.tensor([0.0, 0.0]))
     assert float(both) == (10 + 6) / 2 + 0  # gamma + 0 - 10 is not above 0
+    relative = WISE(alpha=0.25, beta=1.0, gamma=0.5)
+    relative.unit = 20.0  # 0.35 - 0.25 and 0.5 + 0.35 - 0.6; 1 - 0.6
+    found = relative.margins(torch.tensor([12.0]), torch.tensor([7.0]))
+    assert float(found) == pytest.approx(0.1 + 0.4 + 0.25)
 
 
 def test_an_edit_is_learned_and_moves_nothing_outside_the_mask_nor_beyond_the_clamp(
