@@ -105,6 +105,47 @@ def run(name: str, model: Path, edits: int, out: Path) -> dict[str, Any]:
     return found
 
 
+def routed(folder: Path, edits_a_memory: int) -> str:
+    """How often the router finds an edit's own memory, and what is told with that one alone."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    from holdfast.edit import edits_in
+    from holdfast.language.checkpoints import load
+    from holdfast.language.editing import Measure
+    from holdfast.language.reading import prompted
+    from holdfast.models.beside import beside
+    from holdfast.models.side_memory import SideMemory
+
+    loaded = load(folder)
+    memory = beside(loaded.model)
+    assert isinstance(memory, SideMemory)
+    kept, least = memory.kept, memory.least
+    assert kept is not None
+    assert least is not None
+    asked = [replace(r, locality="", locality_answer="") for r in edits_in(folder)]
+    measure = Measure(loaded.model, loaded.tokenizer, asked, fluency=False)
+    found, alone = [], []
+    for own in range(len(kept)):
+        rows = range(own * edits_a_memory, min(len(asked), (own + 1) * edits_a_memory))
+        memory.kept, memory.least = kept, least
+        for row in rows:
+            question = measure.asked[row]
+            assert question is not None
+            prompted(loaded.model, [question])
+            found.append(memory.passing.chosen is not None and int(memory.passing.chosen) == own)
+        memory.kept, memory.least = kept[own : own + 1], least[own : own + 1]
+        told = measure.of(loaded.model, rows)
+        alone.append((told.reliability, told.generalization))
+    reliability, generalization = np.mean(alone, 0)
+    return (
+        f"wise_retrieve: the router finds {100 * np.mean(found):.1f} % of the edits' own memories; "
+        f"with those alone reliability is {100 * reliability:.1f} and generalization "
+        f"{100 * generalization:.1f} %."
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--edits", type=int, default=1000)
@@ -143,6 +184,8 @@ def main() -> None:
     header = ("editor", "edits a second", "bytes kept at the end", "more bytes for each edit")
     print("\n| " + " | ".join(header) + " |\n|" + " --- |" * len(header))
     print("\n".join(costs))
+    if "wise_retrieve" in names and given.edits >= 20:
+        print("\n" + routed(given.out / f"wise_retrieve-{given.edits}" / "model", 10))
 
 
 if __name__ == "__main__":
