@@ -68,6 +68,12 @@ METHODS: dict[str, str] = {
     "satimp": "holdfast.methods.unlearning.satimp:SatImp",
     "retain": "holdfast.methods.unlearning.retain:Retain",
     "retain_kl": "holdfast.methods.unlearning.retain:RetainKL",
+    "wise": "holdfast.methods.editing.wise:WISE",
+    "grace": "holdfast.methods.editing.grace:GRACE",
+    "rome": "holdfast.methods.editing.rome:ROME",
+    "memit": "holdfast.methods.editing.memit:MEMIT",
+    "ft_l": "holdfast.methods.editing.ft_l:FTL",
+    "ft_m": "holdfast.methods.editing.ft_l:FTM",
 }
 
 

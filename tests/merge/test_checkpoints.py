@@ -288,6 +288,9 @@ def test_other_families_tokens_and_kinds_of_folder_are_refused(put, tmp_path):
     save_file(state, missing / "model.safetensors", {"format": "pt"})
     with pytest.raises(UsageError, match=r"has no tensor model.norm.weight, which .*base has"):
         merge([base, missing], tmp_path / "out")
+    (beside := put("beside", llama(1))).joinpath("edits.safetensors").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"has edits in a memory beside its weights"):
+        merge([base, beside], tmp_path / "out")
     with pytest.raises(UsageError, match=r"There is no folder"):
         merge([base, tmp_path / "nothing"], tmp_path / "out")
 

@@ -12,9 +12,12 @@ from holdfast.cli.options import (
     CONFIG,
     DEBUG,
     DRY_RUN,
+    EDIT_OUT,
+    EDITING,
     JOBS,
     JSON,
     LEARNING,
+    LIST,
     OUT,
     QUICK,
     RESUME,
@@ -23,6 +26,7 @@ from holdfast.cli.options import (
     STUDY_SEEDS,
     TUNE_OUT,
     TUNING,
+    UNDO,
     Given,
     takes,
 )
@@ -87,6 +91,20 @@ def finetune(given: Given) -> None:
     from holdfast.cli.tuning import tune
 
     tune(given)
+
+
+@app.command()
+@takes(*EDITING, EDIT_OUT, RESUME, LIST, UNDO, JSON, CONFIG, DEBUG)
+def edit(
+    given: Given,
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[OUT]", help="With --list and --undo: its folder.")
+    ] = None,
+) -> None:
+    """Edit facts that a language model tells, and report what else changed."""
+    from holdfast.cli.editing import run_edit
+
+    run_edit(folder, given)
 
 
 @app.command()

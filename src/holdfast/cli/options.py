@@ -17,6 +17,7 @@ import typer
 
 from holdfast.cli.messages import in_sentences
 from holdfast.config import SETTINGS, Config
+from holdfast.edit_config import EDIT_SETTINGS, EditConfig
 from holdfast.errors import UsageError, unknown
 from holdfast.recipe import SETTINGS as RECIPE
 from holdfast.recipe import Recipe
@@ -139,6 +140,17 @@ def _unlearning_panel(name: str) -> str:
 
 UNLEARNING = options_of(Request, _unlearning_panel)
 """Everything that an unlearning can be given."""
+_MEASURED = {"measure", "no_fluency", "locality"}
+
+
+def _editing_panel(name: str) -> str:
+    if name in _MEASURED:
+        return "Evaluation"
+    return "Files and machine" if name in {*_WHERE, "seed"} else "What is edited, and how"
+
+
+EDITING = options_of(EditConfig, _editing_panel)
+"""Everything that an editing can be given."""
 
 _FILES = "Files and machine"
 SEEDS = Option("seeds", int, "Number of seeds, from --seed upwards.", "1")
@@ -154,6 +166,9 @@ CONFIG = Option("config", Path, "YAML file with options; the command line wins."
 RESUME = Option("resume", bool, "Go on with what --out holds.", panel=_FILES)
 DRY_RUN = Option("dry_run", bool, "Check everything and tell what is to come.", panel=_FILES)
 TUNE_OUT = Option("out", Path, "Folder for everything.", "runs/MODEL-DATA-TIME", panel=_FILES)
+EDIT_OUT = Option("out", Path, "Folder for everything.", "runs/MODEL-EDITS-TIME", panel=_FILES)
+LIST = Option("list", bool, "List the edits of OUT.", panel=_FILES)
+UNDO = Option("undo", int, "Take this edit of OUT back (a number that --list shows).", panel=_FILES)
 DEBUG = Option("debug", bool, "Show the traceback of an error.", panel=_FILES)
 
 
@@ -182,6 +197,10 @@ class Given:
     def request(self) -> Request:
         """The unlearning with these options."""
         return Request(**{name: value for name, value in self.values.items() if name in REQUEST})
+
+    def edit_config(self) -> EditConfig:
+        """The editing with these options."""
+        return EditConfig(**{n: value for n, value in self.values.items() if n in EDIT_SETTINGS})
 
     def command(self, *words: str, **changed: Any) -> str:
         """The command line that gives the same options again, with some changed."""

@@ -5,20 +5,29 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from holdfast.errors import CheckpointError, UsageError
+from holdfast.language import edited
 from holdfast.language.quiet import quietly
 from holdfast.language.weights import first_line
 
 
-def save(model: Any, tokenizer: Any, folder: str | Path, *, replace: bool = False) -> Path:
+def save(
+    model: Any,
+    tokenizer: Any,
+    folder: str | Path,
+    *,
+    replace: bool = False,
+    further: Mapping[str, bytes] | None = None,
+) -> Path:
     """Write a model, or of a `PeftModel` the adapter in use, and the tokenizer into a folder.
 
-    It is an ordinary one, which `from_pretrained` loads. Everything is written beside
+    It is an ordinary one, which `from_pretrained` loads; a memory beside the model is written into
+    files of its own (see `holdfast.language.edited`). Everything is written beside
     `folder`, brought to the disk, and then renamed, so that `folder` is never half written.
 
     Args:
@@ -26,6 +35,7 @@ def save(model: Any, tokenizer: Any, folder: str | Path, *, replace: bool = Fals
         tokenizer: Its tokenizer.
         folder: Where to; it must not exist yet, or be empty.
         replace: Whether an older checkpoint there may be replaced, with all files of its folder.
+        further: Contents of further files, by name.
 
     Returns:
         The folder.
@@ -39,7 +49,10 @@ def save(model: Any, tokenizer: Any, folder: str | Path, *, replace: bool = Fals
             _save_adapter(model, new)
         else:
             model.save_pretrained(new)
+            edited.write(model, new)
         tokenizer.save_pretrained(new)
+        for name, content in (further or {}).items():
+            (new / name).write_bytes(content)
     return Path(folder).resolve()
 
 

@@ -30,6 +30,7 @@ LEFT = (
     "recipe.json",
     "trainer_state.json",
     "merge.json",
+    "edits.json",
 )
 """What says nothing of a merged model, or something that is wrong of it."""
 TRIAL = 8

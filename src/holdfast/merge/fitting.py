@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.errors import UsageError
+from holdfast.language import edited
 from holdfast.language.checkpoints import load_tokenizer
 from holdfast.language.folders import BUFFERS, configuration, existing, is_adapter
 from holdfast.language.tensors import Tensors
@@ -62,6 +63,11 @@ def read(path: str | Path, trust_remote_code: bool) -> Model:
             f"{folder} is a PEFT adapter; whole models are merged. Put it into its base first: "
             "`from peft import AutoPeftModelForCausalLM`, then AutoPeftModelForCausalLM"
             ".from_pretrained(adapter).merge_and_unload().save_pretrained(folder)."
+        )
+    if (folder / edited.MEMORY).is_file():
+        raise UsageError(
+            f"{folder} has edits in a memory beside its weights ({edited.MEMORY}), which no rule "
+            "merges; give the model from before the edits."
         )
     config = configuration(folder, trust_remote_code)
     if getattr(config, "quantization_config", None):

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from holdfast.methods.bounds.joint import Joint
     from holdfast.methods.correction.wa import WA
     from holdfast.methods.distillation.lwf import LwF
+    from holdfast.methods.editing.ft_l import FTL, FTM
+    from holdfast.methods.editing.grace import GRACE
+    from holdfast.methods.editing.memit import MEMIT
+    from holdfast.methods.editing.rome import ROME
+    from holdfast.methods.editing.wise import WISE
     from holdfast.methods.penalties.ewc import EWC, OnlineEWC
     from holdfast.methods.penalties.l2 import L2
     from holdfast.methods.projection.agem import AGEM
@@ -69,20 +74,26 @@ __all__ = [
     "EATA",
     "ER",
     "EWC",
+    "FTL",
+    "FTM",
     "GA",
+    "GRACE",
     "HFT",
     "IDK",
     "KTO",
     "L2",
+    "MEMIT",
     "MIGU",
     "NCM",
     "NPO",
     "RMU",
+    "ROME",
     "SCRUB",
     "TENT",
     "UNDIAL",
     "WA",
     "WGA",
+    "WISE",
     "BNAdapt",
     "BoundaryExpand",
     "BoundaryShrink",

@@ -36,6 +36,7 @@ STUDIES: dict[str, str] = {
     "trace": "holdfast.studies.trace",
     "weight-aligning": "holdfast.studies.weight_aligning",
     "worst-case-forget-sets": "holdfast.studies.worst_case_forget_sets",
+    "wise": "holdfast.studies.wise",
 }
 
 
