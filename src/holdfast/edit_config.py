@@ -55,7 +55,7 @@ class EditConfig(Settings):
     called: ClassVar[str] = "editing"
 
     model: str = setting("", "Folder of a Hugging Face checkpoint.")
-    edits: str = setting("", "File of edits: prompt, target, subject, ...")
+    edits: str = setting("", "File of edits: prompt, target, subject and others")
     method: str = setting("wise", "The editor, such as 'wise(mode=retrieve)'.")
     protocol: str = setting("sequential", "sequential, batch or single.", choices=tuple(PROTOCOLS))
     batch: int | None = setting(None, "Edits at once, with --protocol batch.", least=1)
