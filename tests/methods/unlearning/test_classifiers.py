@@ -351,7 +351,9 @@ def test_without_a_retain_set_methods_that_need_one_refuse(model, stream):
     from dataclasses import replace
 
     bare = replace(stream, experiences=[replace(stream[0], sets={})])
-    with pytest.raises(StreamRefused, match=r"Retrain is told what to keep, .* named 'retain'"):
+    with pytest.raises(
+        StreamRefused, match=r"Retrain needs a retain set beside .* sets\['retain'\]"
+    ):
         learner_of(model, Retrain()).start(bare)
     learner_of(model, GA()).start(bare)
 
