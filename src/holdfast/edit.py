@@ -31,7 +31,7 @@ from holdfast.language.verdict import finite
 from holdfast.learner import Learner, Observer
 from holdfast.method import Method, refuse_unfit
 from holdfast.models.beside import Beside, beside, seat
-from holdfast.run import Checkpoints, Stopped, device, environment, locked
+from holdfast.run import Checkpoints, device, environment, locked
 from holdfast.spec import parse_one
 from holdfast.stream import Stream
 from holdfast.streams.language.edits import edits as stream_of
@@ -192,6 +192,10 @@ class Keeper(Checkpoints):
         if made // self.every > (made - self.batch) // self.every or made == self.edits:
             self.save(learner)
 
+    def stopped(self, learner: Learner) -> None:
+        if learner.batches is None:  # not within an edit
+            self.save(learner)
+
     def made(self, learner: Learner) -> int:
         """The number of edits that a learner has made."""
         return min(self.edits, learner.index * self.batch)
@@ -329,15 +333,7 @@ def _made(work: _Work, out: Path, observers: Sequence[Observer]) -> Outcome:
         stream = replace(stream, scorer=_Points(measure, config.points, batch))
         learner = learner_of(loaded.model, method, config, batch)
         keeper = Keeper(out / "checkpoints", config, len(requests), batch)
-        newest = keeper.newest()
-        if newest is not None:
-            keeper.restore(newest, learner, stream)
-        try:
-            learner.learn(stream, [keeper, *observers])
-        except Stopped:
-            if learner.batches is None:
-                keeper.save(learner)
-            raise
+        keeper.learn(learner, stream, observers)
         record = learner.record
         points = [note["edited"] for note in record.notes if "edited" in note]
         _save(config, out, requests, learner, loaded.tokenizer)
@@ -433,28 +429,11 @@ def _refuse_model(loaded: checkpoints.Loaded) -> None:
 
 
 def _check_folder(out: Path, config: EditConfig, resume: bool, requests: list[Request]) -> None:
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out needs a folder; {out} is a file.")
-    path = out / "config.json"
-    if not path.exists():
-        if resume:
-            raise UsageError(f"There is no editing in {out} to resume.")
-        if out.exists() and any(out.iterdir()):
-            raise UsageError(f"{out} is not empty; choose another --out.")
+    held = config.held_in(out, "config.json", resume, "an editing")
+    if held is None:
         return
-    held = EditConfig.read(path)
-    if not resume:
-        raise UsageError(
-            f"{out} already holds an editing of {held.model} with {held.method}: --resume goes on "
-            "with it, another --out begins anew."
-        )
     same = replace(config, edits=held.edits, limit=held.limit)
-    differences = same.differences(held)
-    if differences:
-        raise UsageError(
-            f"{out} holds an editing with other options: {'; '.join(differences)}. Resume with the "
-            "same options, or choose another --out."
-        )
+    same.refuse_other(held, f"{out} holds an editing")
     before = _read_requests(out)
     made = [replace(request, where="", unrelated="") for request in requests[: len(before)]]
     if made != [replace(request, where="", unrelated="") for request in before]:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from holdfast.checkpoint import write_atomically
-from holdfast.errors import RunError, UsageError
+from holdfast.errors import RunError
 from holdfast.evaluation import Record
 from holdfast.language import checkpoints
 from holdfast.language.memory import advice, free_memory
@@ -29,7 +29,7 @@ from holdfast.learner import Learner, Observer
 from holdfast.optim import schedules
 from holdfast.optim.adamw import adamw
 from holdfast.recipe import Recipe
-from holdfast.run import Checkpoints, Stopped, device, environment, locked
+from holdfast.run import Checkpoints, device, environment, locked
 
 FULL_RATE, ADAPTER_RATE = 2e-5, 2e-4
 """Learning rates that are usual for all weights, and for low-rank adapters."""
@@ -152,15 +152,7 @@ def build_learner(plan: Plan, plain: bool = False) -> Learner:
 def _train(plan: Plan, out: Path, observers: Sequence[Observer], plain: bool = False) -> Learner:
     """Train, or go on training, from the newest checkpoint in `out`."""
     learner = build_learner(plan, plain)
-    keeper = Checkpoints(out / "checkpoints", plan.recipe)
-    newest = keeper.newest()
-    if newest is not None:
-        keeper.restore(newest, learner, plan.stream)
-    try:
-        learner.learn(plan.stream, [keeper, *observers])
-    except Stopped:
-        keeper.save(learner)
-        raise
+    Checkpoints(out / "checkpoints", plan.recipe).learn(learner, plan.stream, observers)
     return learner
 
 
@@ -204,27 +196,9 @@ def _is_model(folder: Path) -> bool:
 
 
 def _check_folder(out: Path, recipe: Recipe, resume: bool) -> None:
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out needs a folder; {out} is a file.")
-    path = out / "recipe.json"
-    if not path.exists():
-        if resume:
-            raise UsageError(f"There is no fine-tuning in {out} to resume.")
-        if out.exists() and any(out.iterdir()):
-            raise UsageError(f"{out} is not empty; choose another --out.")
-        return
-    held = Recipe.read(path)
-    if not resume:
-        raise UsageError(
-            f"{out} already holds a fine-tuning of {held.model} with {held.method}: --resume goes "
-            "on with it, another --out begins anew."
-        )
-    differences = recipe.differences(held)
-    if differences:
-        raise UsageError(
-            f"{out} holds a fine-tuning with other options: {'; '.join(differences)}. "
-            "Resume with the same options, or choose another --out."
-        )
+    held = recipe.held_in(out, "recipe.json", resume, "a fine-tuning")
+    if held is not None:
+        recipe.refuse_other(held, f"{out} holds a fine-tuning")
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.checkpoint import write_atomically
-from holdfast.errors import UsageError
 from holdfast.evaluation import Record
 from holdfast.finetune import Forecast, told_what_fits
 from holdfast.language import checkpoints
@@ -31,7 +30,7 @@ from holdfast.optim import schedules
 from holdfast.optim.adamw import adamw
 from holdfast.optim.stages import warmup_linear
 from holdfast.request import Request
-from holdfast.run import Checkpoints, Stopped, device, environment, locked
+from holdfast.run import Checkpoints, device, environment, locked
 
 FULL_RATE, ADAPTER_RATE = 1e-5, 1e-4
 """Learning rates that are usual for all weights, and for low-rank adapters."""
@@ -266,15 +265,7 @@ def _train(plan: Plan, out: Path, logs: Logs | None, observers: Sequence[Observe
     """Train, or go on training, from the newest checkpoint in `out`."""
     learner = build_learner(plan)
     keeper = Checkpoints(out / "checkpoints", plan.request)
-    newest = keeper.newest()
-    if newest is not None:
-        keeper.restore(newest, learner, plan.stream)
-    try:
-        # The trajectory first, so that a checkpoint at the end of an epoch holds its point.
-        learner.learn(plan.stream, [Trajectory(plan, logs), keeper, *observers])
-    except Stopped:
-        keeper.save(learner)
-        raise
+    keeper.learn(learner, plan.stream, observers, before=[Trajectory(plan, logs)])
     return learner
 
 
@@ -316,27 +307,9 @@ def _is_model(folder: Path) -> bool:
 
 
 def _check_folder(out: Path, request: Request, resume: bool) -> None:
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out needs a folder; {out} is a file.")
-    path = out / "request.json"
-    if not path.exists():
-        if resume:
-            raise UsageError(f"There is no unlearning in {out} to resume.")
-        if out.exists() and any(out.iterdir()):
-            raise UsageError(f"{out} is not empty; choose another --out.")
-        return
-    held = Request.read(path)
-    if not resume:
-        raise UsageError(
-            f"{out} already holds an unlearning with {held.model} by {held.method}: --resume goes "
-            "on with it, another --out begins anew."
-        )
-    differences = request.differences(held)
-    if differences:
-        raise UsageError(
-            f"{out} holds an unlearning with other options: {'; '.join(differences)}. "
-            "Resume with the same options, or choose another --out."
-        )
+    held = request.held_in(out, "request.json", resume, "an unlearning")
+    if held is not None:
+        request.refuse_other(held, f"{out} holds an unlearning")
 
 
 @contextmanager
