@@ -5,7 +5,8 @@ TORCH ?= torch
 DEMO_ARGS ?=
 TEST_ARGS ?=
 STUDY_ARGS ?=
-STUDIES ?= stability-gap weight-aligning hft migu i-lora dmt grads continual-pretraining trace cf-glue
+STUDIES ?= stability-gap weight-aligning hft migu i-lora dmt grads continual-pretraining trace cf-glue \
+	npo worst-case-forget-sets wise cotta neuron-fusion
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # One thread a worker: more only make small tensors wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 $(TEST_ARGS)
 
-.PHONY: help setup demo test test-data test-slow check format bench bench-speed bench-attach bench-hft studies constraints clean
+.PHONY: help setup demo test test-data test-slow check format bench bench-speed bench-attach bench-hft bench-merge bench-edit studies constraints clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -58,7 +59,7 @@ format: $(STAMP)  ## Put the code in the house's format
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: bench-speed bench-attach bench-hft  ## Run all benchmarks
+bench: bench-speed bench-attach bench-hft bench-merge  ## Run all benchmarks
 
 bench-speed: $(STAMP)  ## Time the learner against a bare PyTorch loop doing the same arithmetic
 	@$(BIN)/python benchmarks/speed.py $(BENCH_ARGS)
@@ -68,6 +69,14 @@ bench-attach: $(STAMP)  ## Time a Trainer with and without attach, and our loop 
 
 bench-hft: $(STAMP)  ## Time a step of half fine-tuning against one of full fine-tuning
 	@$(BIN)/python benchmarks/hft.py $(BENCH_ARGS)
+
+bench-merge: $(STAMP)  ## Time and memory of merging checkpoints, by reading and writing the same bytes
+	@$(BIN)/python benchmarks/merge.py $(BENCH_ARGS)
+
+bench-edit: $(STAMP)  ## Make 1,000 edits one after another with several editors (HOLDFAST_DATA)
+	@test -n "$(HOLDFAST_DATA)" || \
+	  { echo "Set HOLDFAST_DATA to the folder of data sets: make bench-edit HOLDFAST_DATA=FOLDER"; exit 2; }
+	@HOLDFAST_DATA="$(HOLDFAST_DATA)" $(BIN)/python benchmarks/edit.py $(BENCH_ARGS)
 
 studies: $(STAMP)  ## Run the studies of published claims: claim, observed, verdict
 	@for name in $(STUDIES); do $(BIN)/holdfast study $$name $(STUDY_ARGS) || exit; done

@@ -37,6 +37,14 @@ def test_what_is_counted_is_also_done_and_returned() -> None:
     assert meter.steps == 1
 
 
+def test_where_counting_is_off_work_is_done_and_no_operations_are_told() -> None:
+    meter = Meter(CPU)
+    meter.counting = False
+    assert torch.equal(meter.step(0, product(2)), torch.full((2, 2), 2.0))
+    assert torch.equal(meter.counted(product(2)), torch.full((2, 2), 2.0))
+    assert (meter.steps, meter.flops) == (1, 0)
+
+
 def test_a_step_between_counts_is_charged_like_the_last_one_counted() -> None:
     meter, charged = Meter(CPU), []
     for index, size in enumerate([1, 2, 3, 4, 5, 6, 7, 8, 9]):

@@ -160,3 +160,41 @@ def test_going_on_from_any_position_gives_the_batches_that_were_left(
 def test_the_number_of_batches_is_known_before_the_first():
     assert len(batches(10, 4, 3)) == 9
     assert batches(10, 4, 3).per_epoch == 3
+
+
+def by_epoch(rows: int, batch_size: int, epochs: int, chosen: dict[int, list[int]]) -> Batches:
+    def which(epoch: int) -> torch.Tensor | None:
+        return torch.tensor(chosen[epoch]) if epoch in chosen else None
+
+    generator = torch.Generator().manual_seed(0)
+    return Batches(numbered(rows), batch_size, epochs, generator, which)
+
+
+def test_an_epoch_goes_through_the_rows_chosen_for_it_in_a_new_order():
+    chosen = {0: [1, 3, 5], 2: [0, 2, 4, 6, 8]}
+    drawn, seen = by_epoch(9, 2, 3, chosen), {}
+    for batch in drawn:
+        seen.setdefault(drawn.epoch, []).append(batch["y"])
+    assert [len(seen[epoch]) for epoch in range(3)] == [2, 5, 3]
+    rows = [torch.cat(seen[epoch]).sort().values.tolist() for epoch in range(3)]
+    assert rows == [[1, 3, 5], list(range(9)), [0, 2, 4, 6, 8]]
+    assert len(drawn) == drawn.updates() == 10
+    assert drawn.updates(accumulate=2) == 1 + 3 + 2
+
+
+def test_an_epoch_without_rows_makes_no_batch_and_what_remains_is_counted_by_epoch():
+    drawn = by_epoch(4, 2, 3, {0: [], 1: [3, 0, 2]})
+    left = [drawn.remaining() for _ in drawn]
+    assert left == [1, 0, 1, 0]
+
+
+def test_chosen_rows_go_on_exactly_where_they_were():
+    chosen = {0: [1, 3, 5, 7], 1: [0, 2, 4]}
+    whole = [batch["y"].tolist() for batch in by_epoch(8, 2, 2, chosen)]
+    first = by_epoch(8, 2, 2, chosen)
+    begun = [next(iter(first))["y"].tolist()]
+    state, chance = first.state_dict(), first.generator.get_state()
+    again = by_epoch(8, 2, 2, chosen)
+    again.load_state_dict(state)
+    again.generator.set_state(chance)
+    assert begun + [batch["y"].tolist() for batch in again] == whole

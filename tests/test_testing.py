@@ -24,7 +24,17 @@ VARIANTS = [
 
 
 # Reading the Fisher information takes a language model one example at a time.
-SHORTER = {"ewc": "ewc(examples=12)", "online_ewc": "online_ewc(examples=12)"}
+# Small text names no subjects, and editors take requests one by one.
+SHORTER = {
+    "ewc": "ewc(examples=12)",
+    "online_ewc": "online_ewc(examples=12)",
+    "wise": "wise(steps=2, prefixes=0)",
+    "grace": "grace(steps=1)",
+    "rome": "rome(at=last, prefixes=0, steps=2)",
+    "memit": "memit(at=last, prefixes=0, steps=1)",
+    "ft_l": "ft_l(steps=2)",
+    "ft_m": "ft_m(steps=2)",
+}
 
 
 @pytest.mark.parametrize("check", CHECKS)

@@ -7,7 +7,7 @@ batch is one `index_select` per column: there are no worker processes and no Pyt
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -239,35 +239,45 @@ class Batches:
         batch_size: Rows a batch; the last batch of an epoch may be smaller.
         epochs: Passes over the table.
         generator: Draws one permutation an epoch, on the table's device.
+        rows: From an epoch to the rows that it goes through; None, or an answer of None: all.
     """
 
     def __init__(
-        self, table: Table, batch_size: int, epochs: int, generator: torch.Generator
+        self,
+        table: Table,
+        batch_size: int,
+        epochs: int,
+        generator: torch.Generator,
+        rows: Callable[[int], Tensor | None] | None = None,
     ) -> None:
         self.table, self.batch_size, self.epochs = table, batch_size, epochs
-        self.generator = generator
+        self.generator, self.rows = generator, rows
         self.epoch, self.position = 0, 0
         self.order: Tensor | None = None
         self._widths: list[dict[str, int]] | None = None
 
     @property
     def per_epoch(self) -> int:
-        """Batches in an epoch."""
-        return -(-len(self.table) // self.batch_size)
+        """Batches in the epoch at hand."""
+        return self._batches(self._count(self.epoch))
+
+    def updates(self, accumulate: int = 1) -> int:
+        """Updates in all epochs, each of `accumulate` batches but for the last of an epoch."""
+        if self.rows is None:
+            return -(-self._batches(len(self.table)) // accumulate) * self.epochs
+        counts = [self._batches(self._count(epoch)) for epoch in range(self.epochs)]
+        return sum(-(-batches // accumulate) for batches in counts)
 
     def __len__(self) -> int:
-        return self.per_epoch * self.epochs
+        return self.updates()
 
     def __iter__(self) -> Iterator[Batch]:
-        rows = len(self.table)
-        while self.epoch < self.epochs and rows:
+        while self.epoch < self.epochs and len(self.table):
             if self.order is None:
-                self.order = torch.randperm(
-                    rows, generator=self.generator, device=self.generator.device
-                )
+                self.order = self._drawn()
             if self._widths is None:
                 self._widths = self.table.widths(self.order, self.batch_size)
-            while self.position < rows:
+            while self.position < len(self.order):
                 chosen = self.order[self.position : self.position + self.batch_size]
                 at = self.position // self.batch_size
                 self.position += self.batch_size
@@ -278,7 +288,8 @@ class Batches:
 
     def remaining(self) -> int:
         """Batches still to come in this epoch."""
-        return -(-max(0, len(self.table) - self.position) // self.batch_size)
+        rows = len(self.order) if self.order is not None else self._count(self.epoch)
+        return self._batches(max(0, rows - self.position))
 
     def state_dict(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "position": self.position, "order": self.order}
@@ -288,6 +299,23 @@ class Batches:
         self.order, self._widths = state["order"], None
         if self.order is not None:
             self.order = self.order.to(self.generator.device)
+
+    def _batches(self, rows: int) -> int:
+        return -(-rows // self.batch_size)
+
+    def _chosen(self, epoch: int) -> Tensor | None:
+        return None if self.rows is None else self.rows(epoch)
+
+    def _count(self, epoch: int) -> int:
+        chosen = self._chosen(epoch)
+        return len(self.table) if chosen is None else len(chosen)
+
+    def _drawn(self) -> Tensor:
+        """The rows of the epoch at hand, in a new order."""
+        chosen = self._chosen(self.epoch)
+        count = len(self.table) if chosen is None else len(chosen)
+        order = torch.randperm(count, generator=self.generator, device=self.generator.device)
+        return order if chosen is None else chosen.to(order.device)[order]
 
 
 def _longest(lengths: Tensor, rows: int) -> Tensor:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import torch
 from torch import nn
 
-from holdfast.data import Table
+from holdfast.data import Batch, Table
+from holdfast.models.norms import by_batch
 from holdfast.stream import Stream
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ class TestSets:
         further: dict[str, torch.Tensor] = {}
         objective = learner.objective
         with learner.serving(), undisturbed(learner.model, learner.method, device=learner.device):
-            for batch in self.table.chunks(self.rows):
+            for batch in self._batches(by_batch(learner.model)):
                 outputs = learner.predict(batch)
                 plain.index_add_(0, batch["task"], objective.scores(outputs, batch))
                 task.index_add_(0, batch["task"], objective.task_scores(outputs, batch))
@@ -168,3 +169,13 @@ class TestSets:
             (task / self.sizes).tolist(),
             {name: (total / self.sizes).tolist() for name, total in further.items()},
         )
+
+    def _batches(self, apart: bool) -> Iterator[Batch]:
+        """All test sets in a row, or `apart`: none of two, which would share their statistics."""
+        if not apart:
+            yield from self.table.chunks(self.rows)
+            return
+        start = 0
+        for size in self.sizes.int().tolist():
+            yield from self.table.take(slice(start, start + size)).chunks(self.rows)
+            start += size

@@ -9,7 +9,7 @@ moment goes on from its newest checkpoint.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from holdfast.checkpoint import write_atomically
-from holdfast.errors import RunError, UsageError
+from holdfast.errors import RunError
 from holdfast.evaluation import Record
 from holdfast.language import checkpoints
 from holdfast.language.memory import advice, free_memory
@@ -29,7 +29,7 @@ from holdfast.learner import Learner, Observer
 from holdfast.optim import schedules
 from holdfast.optim.adamw import adamw
 from holdfast.recipe import Recipe
-from holdfast.run import Checkpoints, Stopped, device, environment, locked
+from holdfast.run import Checkpoints, device, environment, locked
 
 FULL_RATE, ADAPTER_RATE = 2e-5, 2e-4
 """Learning rates that are usual for all weights, and for low-rank adapters."""
@@ -152,15 +152,7 @@ def build_learner(plan: Plan, plain: bool = False) -> Learner:
 def _train(plan: Plan, out: Path, observers: Sequence[Observer], plain: bool = False) -> Learner:
     """Train, or go on training, from the newest checkpoint in `out`."""
     learner = build_learner(plan, plain)
-    keeper = Checkpoints(out / "checkpoints", plan.recipe)
-    newest = keeper.newest()
-    if newest is not None:
-        keeper.restore(newest, learner, plan.stream)
-    try:
-        learner.learn(plan.stream, [keeper, *observers])
-    except Stopped:
-        keeper.save(learner)
-        raise
+    Checkpoints(out / "checkpoints", plan.recipe).learn(learner, plan.stream, observers)
     return learner
 
 
@@ -204,42 +196,36 @@ def _is_model(folder: Path) -> bool:
 
 
 def _check_folder(out: Path, recipe: Recipe, resume: bool) -> None:
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out needs a folder; {out} is a file.")
-    path = out / "recipe.json"
-    if not path.exists():
-        if resume:
-            raise UsageError(f"There is no fine-tuning in {out} to resume.")
-        if out.exists() and any(out.iterdir()):
-            raise UsageError(f"{out} is not empty; choose another --out.")
-        return
-    held = Recipe.read(path)
-    if not resume:
-        raise UsageError(
-            f"{out} already holds a fine-tuning of {held.model} with {held.method}: --resume goes "
-            "on with it, another --out begins anew."
-        )
-    differences = recipe.differences(held)
-    if differences:
-        raise UsageError(
-            f"{out} holds a fine-tuning with other options: {'; '.join(differences)}. "
-            "Resume with the same options, or choose another --out."
-        )
+    held = recipe.held_in(out, "recipe.json", resume, "a fine-tuning")
+    if held is not None:
+        recipe.refuse_other(held, f"{out} holds a fine-tuning")
 
 
 @contextmanager
 def _told_what_fits(plan: Plan) -> Iterator[None]:
     """Turn a lack of memory into what to do about it."""
     trainable = sum(p.numel() for p in plan.loaded.model.parameters() if p.requires_grad)
-    settings, where = memory_settings(plan, trainable), plan.loaded.model.device
+    settings = memory_settings(plan, trainable)
+    with told_what_fits(plan.recipe.model, plan.loaded.model.device, settings):
+        yield
+
+
+@contextmanager
+def told_what_fits(model: str, where: torch.device, settings: Mapping[str, Any]) -> Iterator[None]:
+    """Turn a lack of memory into what to do about it.
+
+    Args:
+        model: The checkpoint's folder.
+        where: The device.
+        settings: What a step's memory depends on, as `estimate_memory` asks.
+    """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         scarce = isinstance(error, (MemoryError, torch.OutOfMemoryError))
         if not scarce and "not enough memory" not in str(error):
             raise
-        description = checkpoints.describe(plan.recipe.model)
-        said = advice(description, free_memory(where), **settings)
+        said = advice(checkpoints.describe(model), free_memory(where), **settings)
         raise RunError(
             "Memory has run out. "
             + (said or "A smaller --batch-size, --checkpointing or --lora 'lora(rank=8)' may fit.")

@@ -135,6 +135,8 @@ class Learner:
         self.experience: Experience
         self.batches: Batches | None = None
         self.incoming: Batch = {}
+        self.answering = False  # whether answers of training passes count, and are kept
+        self.outputs: Tensor  # of the latest pass, if so
         self.index = 0  # of the experience at hand, or next
         self.step = 0  # within the experience
         self.updates = 0  # in all experiences
@@ -283,6 +285,8 @@ class Learner:
         batch = self.augmented(batch)
         with self.autocast():
             outputs = self.objective.forward(self.model, batch)
+            if self.answering:
+                self.outputs = outputs.detach()
             visible = outputs
             for mask in self._logits:
                 visible = mask(self, batch, visible)
@@ -452,6 +456,7 @@ class Learner:
         self._loss, self._gradients = overriding("loss"), overriding("gradients")
         self._step, self._predict = overriding("step"), overriding("predict")
         self._fit, self._serving = overriding("fit"), overriding("serving")
+        self._rows = overriding("epoch_rows")
 
     def lay_out(self, experience: Experience) -> None:
         table = experience.train
@@ -459,7 +464,8 @@ class Learner:
             table = part.select(self, table)
         table = table.to(self.device)
         epochs = self.epochs if experience.epochs is None else experience.epochs
-        self.batches = Batches(table, self.batch_size, epochs, self.generator)
+        rows = partial(self._rows[0], self, table) if self._rows else None
+        self.batches = Batches(table, self.batch_size, epochs, self.generator, rows)
 
     def renew_optimizer(self) -> None:
         """A fresh optimizer, or the old one's state carried over to parameters that have grown."""
@@ -498,7 +504,7 @@ class Learner:
         """Updates that the experience at hand takes."""
         if self.batches is None:
             return 0
-        return -(-self.batches.per_epoch // self.accumulate) * self.batches.epochs
+        return self.batches.updates(self.accumulate)
 
     def _set_learning_rate(self) -> None:
         if isinstance(self.schedule, StepSchedule):

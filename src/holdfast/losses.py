@@ -32,6 +32,57 @@ def distillation(
     return -(probabilities * (outputs / temperature).log_softmax(-1)).sum(-1)
 
 
+def entropy(outputs: Float[Tensor, "*examples classes"]) -> Float[Tensor, "*examples"]:
+    """Entropy of the softmax of logits, in nats.
+
+    Example:
+        >>> round(float(entropy(torch.zeros(4))), 4)
+        1.3863
+    """
+    return -(outputs.softmax(-1) * outputs.log_softmax(-1)).sum(-1)
+
+
+def softened_divergence(
+    outputs: Float[Tensor, "*examples classes"],
+    targets: Float[Tensor, "*examples classes"],
+    temperature: float = 4.0,
+) -> Float[Tensor, "*examples"]:
+    """T^2 KL(teacher, student) between softened class probabilities: `distillation` less its least.
+
+    Args:
+        outputs: The student's logits.
+        targets: The teacher's logits.
+        temperature: T, which divides both.
+
+    Example:
+        >>> logits = torch.tensor([[1.0, -1.0]])
+        >>> float(softened_divergence(logits, logits))
+        0.0
+    """
+    return temperature**2 * divergence(outputs / temperature, targets / temperature)
+
+
+def divergence(
+    outputs: Float[Tensor, "*examples classes"], reference: Float[Tensor, "*examples classes"]
+) -> Float[Tensor, "*examples"]:
+    """KL divergence of the reference's distribution from the outputs', in nats: KL(ref || now).
+
+    In single precision at least, whatever the logits'.
+
+    Args:
+        outputs: Logits now.
+        reference: Logits of the model as it was, same columns.
+
+    Example:
+        >>> float(divergence(torch.tensor([1.0, 3.0]), torch.tensor([2.0, 4.0])).abs())
+        0.0
+    """
+    low = outputs.dtype in (torch.bfloat16, torch.float16)
+    now, then = (x.float() if low else x for x in (outputs, reference))
+    log_then = then.log_softmax(-1)
+    return F.kl_div(now.log_softmax(-1), log_then, reduction="none", log_target=True).sum(-1)
+
+
 def output_distance(
     outputs: Float[Tensor, "examples width"], stored: Float[Tensor, "examples width"]
 ) -> Float[Tensor, ""]:

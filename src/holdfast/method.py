@@ -7,6 +7,7 @@ A `Method` overrides only the points of the step that it needs:
     inherit(learner)                      once, if the model comes knowing something: keep that too
     begin(learner, experience)            before an experience is trained on
     select(learner, table)                choose what to train on
+    epoch_rows(learner, table, epoch)     which of its rows an epoch goes through, None: all
     fit(learner, table)                   instead of gradient training, where it answers True
     batch(learner, batch)                 mix in, relabel
     logits(learner, batch, outputs)       mask or correct what the training loss sees
@@ -28,6 +29,8 @@ The first rows of a batch are always those that the stream brought, in order; th
 `learner.incoming`, as they came. What other methods mix in comes after them. A method that gives up
 some of the stream's rows sets `learner.incoming` to those that remain. `logits` and `loss`
 are given the batch that the model saw, augmented, so that a teacher can be shown the same.
+At test time, when predictions count while the model learns, `learner.outputs` are what the latest
+pass answered; a method that answers otherwise puts its own answer there, in `loss`.
 """
 
 from __future__ import annotations
@@ -44,6 +47,7 @@ from holdfast.data import Batch, Table
 from holdfast.errors import StreamRefused, UsageError
 from holdfast.memory.prototypes import Prototypes
 from holdfast.memory.remembers import Remembers
+from holdfast.models.norms import affine
 from holdfast.stream import Experience, Stream
 
 if TYPE_CHECKING:
@@ -74,6 +78,9 @@ Need = Literal[
     "labels",
     "transformer blocks",
     "adapters",
+    "norm layers",
+    "retain set",
+    "refusal set",
 ]
 Kept = Literal["examples", "outputs", "model", "parameters", "prototypes"]
 
@@ -101,7 +108,9 @@ class Tags:
         needs: What it cannot do without: `"new classes"` (experiences that add classes),
             `"features"` (a model split into backbone and head), `"linear head"`, `"past data"`
             (all earlier experiences at hand), `"boundaries"`, `"labels"`, `"transformer blocks"`,
-            `"adapters"` (weights beside frozen ones, which it brings itself).
+            `"adapters"` (weights beside frozen ones, which it brings itself), `"norm layers"`
+            (normalisation with scales and shifts), `"retain set"` and `"refusal set"` (what an
+            unlearning request brings beside what is to be forgotten).
         keeps: What it stores of the past.
     """
 
@@ -144,6 +153,9 @@ class Method(Remembers):
 
     def select(self, learner: Learner, table: Table) -> Table:
         return table
+
+    def epoch_rows(self, learner: Learner, table: Table, epoch: int) -> Tensor | None:
+        return None
 
     def fit(self, learner: Learner, table: Table) -> bool:
         return False
@@ -195,6 +207,13 @@ class Method(Remembers):
             return f"{name} must know where experiences end; {stream.name!r} does not tell."
         if "labels" in needs and not stream.labelled:
             return f"{name} learns from labels; {stream.name!r} has none."
+        for role in ("retain", "refusal"):
+            lacking = [e.name for e in stream.experiences if role not in e.sets]
+            if f"{role} set" in needs and lacking:
+                return (
+                    f"{name} needs a {role} set beside what is to be forgotten, and "
+                    f"{lacking[0] or stream.name!r} has none: give one as sets[{role!r}]."
+                )
         if "features" in needs and not hasattr(model, "features"):
             return (
                 f"{name} works on features, and {type(model).__name__} has none: give a "
@@ -204,6 +223,11 @@ class Method(Remembers):
             return (
                 f"{name} works on the weights of a linear head; the head of "
                 f"{type(model).__name__} has no `weight`."
+            )
+        if "norm layers" in needs and not affine(model):
+            return (
+                f"{name} adapts the scales and shifts of normalisation layers, and "
+                f"{type(model).__name__} has none; cotta and source take any model."
             )
         return None
 
@@ -241,10 +265,11 @@ def chain(*methods: Method) -> Method:
         methods: One or more methods; chains are flattened.
 
     Raises:
-        UsageError: If two of them replace gradient training (`fit`), decide the prediction
-            (`predict`) or bring adapters, if one chooses among weights that another freezes, if one
-            acts during training steps and another makes none, if one drops what those before it add
-            to the loss, or if one object is given twice.
+        UsageError: If two of them replace gradient training (`fit`), choose the rows of an epoch
+            (`epoch_rows`), decide the prediction (`predict`) or bring adapters, if one chooses
+            among weights that another freezes, if one acts during training steps and another makes
+            none, if one drops what those before it add to the loss, or if one object is given
+            twice.
 
     Example:
         >>> from holdfast.methods import ER, WA
@@ -256,7 +281,11 @@ def chain(*methods: Method) -> Method:
         raise UsageError("chain() needs at least one method.")
     if len({id(part) for part in flat}) < len(flat):
         raise UsageError("chain() was given one method object twice; give two objects.")
-    for hook, what in (("fit", "replace gradient training"), ("predict", "decide the prediction")):
+    for hook, what in (
+        ("fit", "replace gradient training"),
+        ("epoch_rows", "choose the rows of an epoch"),
+        ("predict", "decide the prediction"),
+    ):
         rivals = [type(part).__name__ for part in flat if part.overrides(hook)]
         if len(rivals) > 1:
             raise UsageError(f"{' and '.join(rivals)} cannot be chained: both {what}.")

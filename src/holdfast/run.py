@@ -94,16 +94,9 @@ def run(
     with locked(folder):
         _check_folder(folder, config, resume)
         keeper = Checkpoints(folder / "checkpoints", config)
-        newest = keeper.newest()
         if not held:
             config.write(folder / "config.json")
-        elif newest is not None:
-            keeper.restore(newest, learner, stream)
-        try:
-            learner.learn(stream, [keeper, *observers])
-        except Stopped:
-            keeper.save(learner)
-            raise
+        keeper.learn(learner, stream, observers)
         result = _result(config, learner, stream)
         _write_result(folder, result)
         return result
@@ -261,6 +254,36 @@ class Checkpoints(Observer):
     def on_experience(self, learner: Learner) -> None:
         self.save(learner)
 
+    def learn(
+        self,
+        learner: Learner,
+        stream: Stream,
+        observers: Sequence[Observer] = (),
+        before: Sequence[Observer] = (),
+    ) -> None:
+        """Learn a stream, from the newest checkpoint on if there is one.
+
+        If an observer raises `Stopped`, what has been learned until then is saved first.
+
+        Args:
+            learner: Fresh.
+            stream: All of it.
+            observers: Look on, after a checkpoint is saved.
+            before: Look on before, so that a checkpoint holds what they note.
+        """
+        newest = self.newest()
+        if newest is not None:
+            self.restore(newest, learner, stream)
+        try:
+            learner.learn(stream, [*before, self, *observers])
+        except Stopped:
+            self.stopped(learner)
+            raise
+
+    def stopped(self, learner: Learner) -> None:
+        """Save what was learned until the work was stopped."""
+        self.save(learner)
+
     def files(self) -> list[Path]:
         """All checkpoints, the newest last."""
         return sorted(self.folder.glob("[0-9]*.safetensors"), key=lambda path: int(path.stem))
@@ -394,12 +417,7 @@ def _check_folder(folder: Path, config: Config, resume: bool) -> bool:
             f"{folder} already holds a run ({held.method} on {held.stream}, seed {held.seed}): "
             "--resume goes on with it, another --out begins anew."
         )
-    differences = config.differences(held)
-    if differences:
-        raise UsageError(
-            f"{folder} holds a run with other options: {'; '.join(differences)}. "
-            "Resume with the same options, or choose another --out."
-        )
+    config.refuse_other(held, f"{folder} holds a run")
     return True
 
 

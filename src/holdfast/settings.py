@@ -110,6 +110,45 @@ class Settings:
             if mine != theirs
         ]
 
+    def refuse_other(self, held: Self, where: str) -> None:
+        """Raise `UsageError` if settings that a folder holds are not these; `where` says whose."""
+        differences = self.differences(held)
+        if differences:
+            raise UsageError(
+                f"{where} with other options: {'; '.join(differences)}. "
+                "Resume with the same options, or choose another --out."
+            )
+
+    def held_in(self, out: Path, name: str, resume: bool, what: str) -> Self | None:
+        """The settings of work that a folder holds already; None where it can begin there.
+
+        Args:
+            out: The folder; it must be new or empty, or hold such work.
+            name: Of the file that holds the settings, which have a `model` and a `method`.
+            resume: Whether to go on with what is there was asked for.
+            what: Kind of work, with its article: `"a fine-tuning"`.
+
+        Raises:
+            UsageError: If `out` is a file or holds something else, if work is there and was not
+                asked for, or the other way round.
+        """
+        if out.exists() and not out.is_dir():
+            raise UsageError(f"--out needs a folder; {out} is a file.")
+        if not (out / name).exists():
+            if resume:
+                raise UsageError(f"There is no {what.split(' ', 1)[1]} in {out} to resume.")
+            if out.exists() and any(out.iterdir()):
+                raise UsageError(f"{out} is not empty; choose another --out.")
+            return None
+        held = type(self).read(out / name)
+        if not resume:
+            told = held.to_dict()
+            raise UsageError(
+                f"{out} already holds {what} of {told['model']} with {told['method']}: --resume "
+                "goes on with it, another --out begins anew."
+            )
+        return held
+
 
 _hints = cache(get_type_hints)
 

@@ -161,6 +161,8 @@ def _arguments(inside: str, whole: str) -> tuple[tuple[Any, ...], dict[str, Any]
 def _value(node: ast.expr, whole: str) -> Any:
     if isinstance(node, ast.Name):
         return _WORDS.get(node.id.lower(), node.id)
+    if isinstance(node, ast.List):
+        return [_value(item, whole) for item in node.elts]
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
         parts = (_value(node.left, whole), _value(node.right, whole))
         quotient = _quotient(*parts)

@@ -63,6 +63,7 @@ class Stream:
         shape: Shape of one input, without the batch dimension.
         scale: `(mean, deviation)` of the raw inputs, by channel (of a vector: by feature) or for
             all, with which models standardise them.
+        white: The value of white in raw images, where black is 0; None: 255 in bytes, 1 in floats.
         boundaries: Whether the learner is told where one experience ends and the next begins.
         labelled: Whether training examples carry labels.
         online: Whether each example may be seen only once (one epoch).
@@ -80,6 +81,7 @@ class Stream:
     classes: int
     shape: tuple[int, ...]
     scale: tuple[tuple[float, ...], tuple[float, ...]] = ((0.0,), (1.0,))
+    white: float | None = None
     boundaries: bool = True
     labelled: bool = True
     online: bool = False

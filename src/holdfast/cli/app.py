@@ -7,14 +7,17 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli import diffing
+from holdfast.cli import adapting, diffing, forgetting, merging
 from holdfast.cli.options import (
     CONFIG,
     DEBUG,
     DRY_RUN,
+    EDIT_OUT,
+    EDITING,
     JOBS,
     JSON,
     LEARNING,
+    LIST,
     OUT,
     QUICK,
     RESUME,
@@ -23,6 +26,7 @@ from holdfast.cli.options import (
     STUDY_SEEDS,
     TUNE_OUT,
     TUNING,
+    UNDO,
     Given,
     takes,
 )
@@ -90,6 +94,20 @@ def finetune(given: Given) -> None:
 
 
 @app.command()
+@takes(*EDITING, EDIT_OUT, RESUME, LIST, UNDO, JSON, CONFIG, DEBUG)
+def edit(
+    given: Given,
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[OUT]", help="With --list and --undo: its folder.")
+    ] = None,
+) -> None:
+    """Edit facts that a language model tells, and report what else changed."""
+    from holdfast.cli.editing import run_edit
+
+    run_edit(folder, given)
+
+
+@app.command()
 @takes(SEEDS, JOBS, OUT, RESUME, JSON, DEBUG)
 def demo(
     given: Given,
@@ -122,6 +140,59 @@ def diff(
 ) -> None:
     """Say what a tuned model lost against its base; exit status 3 for a drop."""
     diffing.run_diff(base, tuned, [*(on or []), *(more or [])], given)
+
+
+@app.command()
+@takes(*adapting.OPTIONS)
+def adapt(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="Folder of a run, or of a Hugging Face model.")
+    ],
+    stream: Annotated[
+        str,
+        typer.Argument(
+            metavar="STREAM", help="Such as 'corrupted-digits(rounds=3)', or a path of your own."
+        ),
+    ],
+    methods: MethodNames,
+    given: Given,
+) -> None:
+    """Let a classifier adapt to drifting images without labels, and report errors on the way."""
+    adapting.run_adapt(model, stream, methods, given)
+
+
+@app.command()
+@takes(*forgetting.OPTIONS)
+def unlearn(given: Given) -> None:
+    """Let a model forget what it was taught, and audit what is forgotten and what is kept."""
+    forgetting.choose(given)
+
+
+@app.command()
+@takes(*merging.MERGE_OPTIONS)
+def merge(
+    models: Annotated[
+        list[Path], typer.Argument(metavar="MODEL...", help="Folders of models to merge.")
+    ],
+    given: Given,
+) -> None:
+    """Merge models into one checkpoint, tensor by tensor, wholly or not at all."""
+    merging.run_merge(models, given)
+
+
+@app.command()
+@takes(*merging.REPAIR_OPTIONS)
+def repair(
+    base: Annotated[Path, typer.Argument(metavar="BASE", help="Folder of the model before.")],
+    tuned: Annotated[Path, typer.Argument(metavar="TUNED", help="Folder of the model after.")],
+    given: Given,
+    on: Annotated[
+        list[Path] | None,
+        typer.Option("--on", metavar="PATH", help="What the base could do; may be repeated."),
+    ] = None,
+) -> None:
+    """Mix a tuned model with its base to give back what it lost; exit status 3 for a drop."""
+    merging.run_repair(base, tuned, on or [], given)
 
 
 @app.command()

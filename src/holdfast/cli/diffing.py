@@ -57,7 +57,7 @@ _PASSED = (
 
 def run_diff(base: Path, tuned: Path, on: list[Path], given: Given) -> None:
     """Compare two models, show what was found, and leave with status 3 if there is a drop."""
-    _check_targets(given)
+    check_targets(given)
 
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -77,7 +77,7 @@ def run_diff(base: Path, tuned: Path, on: list[Path], given: Given) -> None:
         doing = bars.add_task("starting")
         result = diff(
             base, tuned, on, tasks=tasks, weights=not given["no_weights"],
-            ranks=not given["no_ranks"], device=given["device"] or _device(),
+            ranks=not given["no_ranks"], device=device_of(given),
             progress=lambda what: bars.update(doing, description=what), **options,
         )  # fmt: skip
     report.print_to(console, result, 5 if given["flips"] is None else given["flips"])
@@ -91,13 +91,15 @@ def run_diff(base: Path, tuned: Path, on: list[Path], given: Given) -> None:
         raise typer.Exit(DROPPED)
 
 
-def _device() -> str:
+def device_of(given: Given) -> str:
+    """The device that was asked for; without one a GPU, if there is one."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return given["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _check_targets(given: Given) -> None:
+def check_targets(given: Given) -> None:
+    """Refuse targets that are of the wrong kind, before anything is done."""
     if given["json"] is not None and given["json"].is_dir():
         raise UsageError(f"--json needs a file; {given['json']} is a folder.")
     if given["out"] is not None and given["out"].exists() and not given["out"].is_dir():

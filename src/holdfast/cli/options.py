@@ -17,9 +17,12 @@ import typer
 
 from holdfast.cli.messages import in_sentences
 from holdfast.config import SETTINGS, Config
+from holdfast.edit_config import EDIT_SETTINGS, EditConfig
 from holdfast.errors import UsageError, unknown
 from holdfast.recipe import SETTINGS as RECIPE
 from holdfast.recipe import Recipe
+from holdfast.request import SETTINGS as REQUEST
+from holdfast.request import Request
 from holdfast.settings import kind
 
 METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH", bool: "", tuple: "PATH"}
@@ -34,6 +37,7 @@ class Option:
     help: str
     default: str = ""
     panel: str = "Learning"
+    metavar: str = ""
 
     @property
     def flag(self) -> str:
@@ -48,7 +52,7 @@ class Option:
             help=self.help.rstrip(".") + shown + ".",
             show_default=False,
             rich_help_panel=self.panel,
-            metavar=METAVARS[self.type],
+            metavar=self.metavar or METAVARS[self.type],
         )
         annotation: Any = self.type if self.type is bool else self.type | None
         if self.type is tuple:
@@ -122,6 +126,32 @@ LEARNING = options_of(Config, _panel, but=("stream", "method"))
 TUNING = options_of(Recipe, _tuning_panel)
 """Everything that a fine-tuning can be given."""
 
+
+def _unlearning_panel(name: str) -> str:
+    if name in ("model", "forget", "retain", "method", "refusals", "lora"):
+        return "What is forgotten, and what is kept"
+    if name in ("fields", "length", "overlong"):
+        return "Reading the data"
+    audits = ("reference", "utility", "strangers", "look", "no_writing", "new_tokens")
+    if name in audits or name.startswith("relearn"):
+        return "Audit"
+    return "Files and machine" if name in _WHERE else "Learning"
+
+
+UNLEARNING = options_of(Request, _unlearning_panel)
+"""Everything that an unlearning can be given."""
+_MEASURED = {"measure", "no_fluency", "locality"}
+
+
+def _editing_panel(name: str) -> str:
+    if name in _MEASURED:
+        return "Evaluation"
+    return "Files and machine" if name in {*_WHERE, "seed"} else "What is edited, and how"
+
+
+EDITING = options_of(EditConfig, _editing_panel)
+"""Everything that an editing can be given."""
+
 _FILES = "Files and machine"
 SEEDS = Option("seeds", int, "Number of seeds, from --seed upwards.", "1")
 STUDY_SEEDS = Option("seeds", int, "Number of seeds, from 0 upwards.", "3")
@@ -136,6 +166,9 @@ CONFIG = Option("config", Path, "YAML file with options; the command line wins."
 RESUME = Option("resume", bool, "Go on with what --out holds.", panel=_FILES)
 DRY_RUN = Option("dry_run", bool, "Check everything and tell what is to come.", panel=_FILES)
 TUNE_OUT = Option("out", Path, "Folder for everything.", "runs/MODEL-DATA-TIME", panel=_FILES)
+EDIT_OUT = Option("out", Path, "Folder for everything.", "runs/MODEL-EDITS-TIME", panel=_FILES)
+LIST = Option("list", bool, "List the edits of OUT.", panel=_FILES)
+UNDO = Option("undo", int, "Take this edit of OUT back (a number that --list shows).", panel=_FILES)
 DEBUG = Option("debug", bool, "Show the traceback of an error.", panel=_FILES)
 
 
@@ -160,6 +193,14 @@ class Given:
     def recipe(self) -> Recipe:
         """The fine-tuning with these options."""
         return Recipe(**{name: value for name, value in self.values.items() if name in RECIPE})
+
+    def request(self) -> Request:
+        """The unlearning with these options."""
+        return Request(**{name: value for name, value in self.values.items() if name in REQUEST})
+
+    def edit_config(self) -> EditConfig:
+        """The editing with these options."""
+        return EditConfig(**{n: value for n, value in self.values.items() if n in EDIT_SETTINGS})
 
     def command(self, *words: str, **changed: Any) -> str:
         """The command line that gives the same options again, with some changed."""

@@ -111,7 +111,7 @@ def show_forecast(plan: Plan, expected: Forecast, console: Console) -> None:
         ),
         ("updates", f"{expected.updates:,}"),
         ("memory", f"about {expected.memory / 2**30:.2f} GiB a step"),
-        ("time", f"about {_duration(expected.seconds)} of training on this machine"),
+        ("time", f"about {duration(expected.seconds)} of training on this machine"),
     ]
     for name, value in lines:
         console.print(f"{name:<10}{value}", highlight=False, soft_wrap=True)
@@ -121,7 +121,8 @@ def show_forecast(plan: Plan, expected: Forecast, console: Console) -> None:
         console.print("Everything is in order; without --dry-run it is done.", highlight=False)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time in seconds, minutes or hours."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = seconds / 60

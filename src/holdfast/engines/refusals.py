@@ -14,9 +14,15 @@ if TYPE_CHECKING:
 def refuse(trainer: Trainer, method: Method) -> None:
     """Raise `UsageError` for the first reason why the methods could not act in this trainer."""
     for part in method.parts():
+        if part.tags.family == "editing":
+            raise UsageError(
+                f"{type(part).__name__} makes edits request by request, which a Trainer does not "
+                "bring: use holdfast edit."
+            )
         for hook, what in (
             ("fit", "replaces gradient training, which is what a Trainer does"),
             ("logits", "changes class logits before the loss, which a Trainer computes itself"),
+            ("epoch_rows", "chooses the rows of every epoch, which a Trainer draws itself"),
             ("predict", "decides predictions, which a Trainer takes from the model itself"),
         ):
             # Language models have no classes: what methods do to class logits does nothing there.

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from holdfast.errors import CheckpointError, UsageError, unknown
+from holdfast.language import edited
 from holdfast.language.folders import (
     Description,
     base_of,
@@ -153,6 +154,7 @@ def _load_model(folder: Path, dtype: str, trust_remote_code: bool) -> tuple[Any,
             f"{folder} lacks {len(names)} of the weights that config.json asks for ({names[0]}); "
             "they would be random."
         )
+    edited.read(model, folder)
     return model, kind
 
 

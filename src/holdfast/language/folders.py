@@ -14,7 +14,7 @@ from typing import Any
 from holdfast.errors import UsageError
 from holdfast.language.weights import first_line, headers, read_json, weight_files
 
-_BUFFERS = (".attn.bias", ".attn.masked_bias", ".inv_freq", "final_logits_bias")
+BUFFERS = (".attn.bias", ".attn.masked_bias", ".inv_freq", "final_logits_bias")
 """Endings of tensors that checkpoints hold beside their parameters."""
 _VOCABULARIES = (
     "tokenizer.json",
@@ -101,7 +101,7 @@ def describe(
     counted = {
         name: entry
         for name, entry in weights.items()
-        if not name.endswith(_BUFFERS) and not (tied and name == "lm_head.weight")
+        if not name.endswith(BUFFERS) and not (tied and name == "lm_head.weight")
     }
     sizes: dict[str, int] = {}
     for entry in counted.values():

@@ -12,6 +12,9 @@ from holdfast.errors import UsageError
 
 Floats = NDArray[np.float64]
 
+_ARRAYS = ("nll", "tokens", "sizes", "scores", "normalised", "confidence")
+_LISTS = ("where", "answers", "expected", "prompts")
+
 
 @dataclass
 class Measured:
@@ -52,6 +55,12 @@ class Measured:
     def __len__(self) -> int:
         return len(self.nll)
 
+    def take(self, rows: slice) -> Measured:
+        """Some of the examples, as a set of its own."""
+        arrays = {name: getattr(self, name)[rows] for name in _ARRAYS}
+        lists = {name: getattr(self, name)[rows] for name in _LISTS}
+        return Measured(self.name, self.kind, self.metric, **arrays, **lists)
+
     @property
     def loss(self) -> float:
         """Mean negative log-probability of a token, in nats."""
@@ -75,11 +84,10 @@ class Measured:
 def joined(parts: list[Measured]) -> Measured:
     """Parts of one set as one."""
     first = parts[0]
-    arrays = ("nll", "tokens", "sizes", "scores", "normalised", "confidence")
     joined: dict[str, Any] = {
-        name: np.concatenate([getattr(part, name) for part in parts]) for name in arrays
+        name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS
     }
-    for name in ("where", "answers", "expected", "prompts"):
+    for name in _LISTS:
         joined[name] = [entry for part in parts for entry in getattr(part, name)]
     return Measured(first.name, first.kind, first.metric, **joined)
 

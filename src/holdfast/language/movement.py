@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from holdfast.errors import UsageError
 from holdfast.language.folders import configuration, kind_of
-from holdfast.language.weights import headers, weight_files
+from holdfast.language.tensors import Tensors
 from holdfast.models.anatomy import blocks
 
 _COLUMNS = 8192
@@ -94,12 +93,12 @@ def movement(
             tensor belongs where.
     """
     places = anatomy(base, trust_remote_code)
-    before, after = _Weights(base), _Weights(tuned)
-    unmatched = [f"{name} is only in {base}" for name in before.files if name not in after.files]
-    unmatched += [f"{name} is only in {tuned}" for name in after.files if name not in before.files]
+    before, after = Tensors(base), Tensors(tuned)
+    unmatched = [f"{name} is only in {base}" for name in before if name not in after]
+    unmatched += [f"{name} is only in {tuned}" for name in after if name not in before]
     tensors = []
-    for name in before.files:
-        if name not in after.files:
+    for name in before:
+        if name not in after:
             continue
         one, other = before[name], after[name]
         if one.shape != other.shape:
@@ -182,14 +181,18 @@ def spectrum(change: Tensor) -> tuple[float, float] | None:
 
 def anatomy(folder: Path, trust_remote_code: bool = False) -> dict[str, tuple[str, str]]:
     """Parameter name to its block and part, for the model in a folder; no weights are read."""
+    return _places(skeleton(folder, trust_remote_code))
+
+
+def skeleton(folder: Path, trust_remote_code: bool = False) -> Any:
+    """The model of a folder without its weights, on the device `meta`."""
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     config = configuration(folder, trust_remote_code)
     kind, _ = kind_of(config, folder, trust_remote_code)
     cls: Any = AutoModelForSeq2SeqLM if kind == "seq2seq" else AutoModelForCausalLM
     with torch.device("meta"):
-        model = cls.from_config(config, trust_remote_code=trust_remote_code)
-    return _places(model)
+        return cls.from_config(config, trust_remote_code=trust_remote_code)
 
 
 def _places(model: Any) -> dict[str, tuple[str, str]]:
@@ -227,22 +230,3 @@ def _moved(
 
 def _norm(tensor: Tensor) -> float:
     return float(torch.linalg.vector_norm(tensor.flatten(), dtype=torch.float64))
-
-
-class _Weights:
-    """The tensors of a folder, each read when it is asked for."""
-
-    def __init__(self, folder: Path) -> None:
-        self.files = {
-            name: file for file in weight_files(folder, "model") for name in headers([file])
-        }
-
-    def __getitem__(self, name: str) -> Tensor:
-        from safetensors import safe_open
-
-        with safe_open(self.files[name], framework="pt") as file:
-            tensor: Tensor = file.get_tensor(name)
-        return tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.files)

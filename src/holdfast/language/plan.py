@@ -75,7 +75,10 @@ def method_of(recipe: Recipe, plain: bool = False) -> Method:
     specs = [recipe.lora, "finetune" if plain else recipe.method]
     if recipe.guard_limit is not None and not plain:  # first, as its page says
         specs.insert(0, f"guard(limit={recipe.guard_limit})")
-    return catalogue.build("+".join(spec for spec in specs if spec))
+    method = catalogue.build("+".join(spec for spec in specs if spec))
+    if any(part.tags.family == "editing" for part in method.parts()):
+        raise UsageError(f"{recipe.method} makes edits request by request: use holdfast edit.")
+    return method
 
 
 def prepare(recipe: Recipe, device: torch.device) -> Plan:

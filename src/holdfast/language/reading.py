@@ -14,6 +14,7 @@ from torch import Tensor
 
 from holdfast.language.questions import Question
 from holdfast.losses import token_logprobs
+from holdfast.models.beside import beside
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,25 @@ def read_questions(model: Any, questions: Sequence[Question], budget: int) -> Re
     )
     read = _decoded if seq2seq else _continued
     order = by_length(questions, budget, seq2seq)
-    if not seq2seq and _sharing(model, questions):
+    if not seq2seq and beside(model) is not None and min(len(q.given) for q in questions) > 1:
+        read = prompted
+    elif not seq2seq and _sharing(model, questions):
         read, order = _shared, by_prompt(questions, budget)
     for rows in order:
         of = [questions[i] for i in rows]
         for name, values in _judged(*read(model, of), len(of)).items():
             getattr(found, name)[rows] = values.cpu().numpy()
     return found
+
+
+def logits_of(model: Any, questions: Sequence[Question]) -> tuple[Tensor, Tensor]:
+    """Logits at the places before labels, and labels, -100 where nothing is asked.
+
+    Args:
+        model: Causal or sequence-to-sequence, in evaluation mode.
+        questions: As many as fit into one pass.
+    """
+    return (_decoded if model.config.is_encoder_decoder else _continued)(model, questions)
 
 
 def by_length(questions: Sequence[Question], budget: int, seq2seq: bool) -> Iterator[list[int]]:
@@ -110,6 +123,36 @@ def _continued(model: Any, questions: Sequence[Question]) -> tuple[Tensor, Tenso
     kept = {"logits_to_keep": wanted} if "logits_to_keep" in _takes(model) else {}
     logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **kept).logits
     return logits[:, :-1], labels[:, 1 + labels.shape[1] - logits.shape[1] :]
+
+
+def prompted(model: Any, questions: Sequence[Question]) -> tuple[Tensor, Tensor]:
+    """The same, prompts read first and answers after them, as they are written.
+
+    A memory beside a model decides on the prompt alone, which only so is apart from the answer.
+    """
+    # On the left, so that every prompt ends where its answer begins.
+    turned, mask = padded([q.given[::-1] for q in questions], 0, model.device)
+    ids, mask = turned.flip(1), mask.flip(1)
+    takes = _takes(model)
+    kept = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
+    at = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)} if "position_ids" in takes else {}
+    given = model(input_ids=ids, attention_mask=mask, use_cache=True, **kept, **at)
+    labels, _ = padded([q.asked for q in questions], -100, model.device)
+    first = given.logits[:, -1:]
+    if labels.shape[1] == 1:
+        return first, labels
+    tails, own = padded([q.asked[:-1] or [0] for q in questions], 0, model.device)
+    if at:
+        steps = torch.arange(tails.shape[1], device=model.device)
+        at = {"position_ids": mask.sum(1, keepdim=True) + steps}
+    rest = model(
+        input_ids=tails,
+        attention_mask=torch.cat([mask, own], 1),
+        past_key_values=given.past_key_values,
+        use_cache=True,
+        **at,
+    ).logits
+    return torch.cat([first, rest], 1), labels
 
 
 def _shared(model: Any, questions: Sequence[Question]) -> tuple[Tensor, Tensor]:

@@ -5,18 +5,29 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from holdfast.errors import CheckpointError, UsageError
+from holdfast.language import edited
 from holdfast.language.quiet import quietly
 from holdfast.language.weights import first_line
 
 
-def save(model: Any, tokenizer: Any, folder: str | Path, *, replace: bool = False) -> Path:
+def save(
+    model: Any,
+    tokenizer: Any,
+    folder: str | Path,
+    *,
+    replace: bool = False,
+    further: Mapping[str, bytes] | None = None,
+) -> Path:
     """Write a model, or of a `PeftModel` the adapter in use, and the tokenizer into a folder.
 
-    It is an ordinary one, which `from_pretrained` loads. Everything is written beside
+    It is an ordinary one, which `from_pretrained` loads; a memory beside the model is written into
+    files of its own (see `holdfast.language.edited`). Everything is written beside
     `folder`, brought to the disk, and then renamed, so that `folder` is never half written.
 
     Args:
@@ -24,6 +35,7 @@ def save(model: Any, tokenizer: Any, folder: str | Path, *, replace: bool = Fals
         tokenizer: Its tokenizer.
         folder: Where to; it must not exist yet, or be empty.
         replace: Whether an older checkpoint there may be replaced, with all files of its folder.
+        further: Contents of further files, by name.
 
     Returns:
         The folder.
@@ -32,18 +44,39 @@ def save(model: Any, tokenizer: Any, folder: str | Path, *, replace: bool = Fals
         UsageError: If something is there and may not be replaced, or is not a checkpoint.
         CheckpointError: If it cannot be written; what was there before is untouched.
     """
+    with written_wholly(folder, replace=replace) as new, quietly():
+        if hasattr(model, "peft_config"):
+            _save_adapter(model, new)
+        else:
+            model.save_pretrained(new)
+            edited.write(model, new)
+        tokenizer.save_pretrained(new)
+        for name, content in (further or {}).items():
+            (new / name).write_bytes(content)
+    return Path(folder).resolve()
+
+
+@contextmanager
+def written_wholly(folder: str | Path, *, replace: bool = False) -> Iterator[Path]:
+    """A new folder that stands at `folder` if all went well, and vanishes if not.
+
+    It lies beside `folder`, is brought to the disk, and then renamed.
+
+    Args:
+        folder: Where to; it must not exist yet, or be empty.
+        replace: As of `save`.
+
+    Raises:
+        UsageError: As `save`.
+        CheckpointError: As `save`.
+    """
     target = Path(folder).resolve()
-    _refuse_overwriting(target, replace)
+    refuse_overwriting(target, replace)
     new = target.with_name(f".{target.name}.new-{uuid.uuid4().hex}")
     old = target.with_name(f".{target.name}.old-{uuid.uuid4().hex}")
     try:
         new.mkdir(parents=True)
-        with quietly():
-            if hasattr(model, "peft_config"):
-                _save_adapter(model, new)
-            else:
-                model.save_pretrained(new)
-            tokenizer.save_pretrained(new)
+        yield new
         for path in (*new.rglob("*"), new):
             _sync(path)
         if target.exists():
@@ -62,10 +95,10 @@ def save(model: Any, tokenizer: Any, folder: str | Path, *, replace: bool = Fals
     finally:
         shutil.rmtree(new, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
-    return target
 
 
-def _refuse_overwriting(target: Path, replace: bool) -> None:
+def refuse_overwriting(target: Path, replace: bool) -> None:
+    """Raise `UsageError` unless a new folder may stand at `target`."""
     if not target.exists():
         return
     if not target.is_dir():

@@ -88,7 +88,13 @@ def final_number(text: str) -> Decimal | None:
     return Decimal((found[0] if marked else found[-1]).replace(",", ""))
 
 
-def rouge_l(predictions: Sequence[str], references: References, *, stemmed: bool = False) -> Scores:
+def rouge_l(
+    predictions: Sequence[str],
+    references: References,
+    *,
+    stemmed: bool = False,
+    recall: bool = False,
+) -> Scores:
     """F-measure of the longest common subsequence of words, by the `rouge-score` package.
 
     The package's word splitting drops all letters but a to z; texts with others are therefore split
@@ -98,6 +104,7 @@ def rouge_l(predictions: Sequence[str], references: References, *, stemmed: bool
         predictions: Texts.
         references: As many.
         stemmed: Whether words are reduced to their stems, which serves English only.
+        recall: The share of the reference's words that are found, in place of the F-measure.
 
     Source: Lin, "ROUGE: a package for automatic evaluation of summaries" (2004).
     """
@@ -115,9 +122,9 @@ def rouge_l(predictions: Sequence[str], references: References, *, stemmed: bool
                 return words
             return re.findall(r"[^\W_]+", text.lower())
 
-    scorer = RougeScorer(["rougeL"], tokenizer=Words())
+    scorer, what = RougeScorer(["rougeL"], tokenizer=Words()), "recall" if recall else "fmeasure"
     return _scored(
-        predictions, references, lambda p, r: float(scorer.score(r, p)["rougeL"].fmeasure)
+        predictions, references, lambda p, r: float(getattr(scorer.score(r, p)["rougeL"], what))
     )
 
 

@@ -19,7 +19,8 @@ from holdfast.errors import DataError
 from holdfast.language.chat import Segment
 
 _CHUNK = 8192
-_ANCHORS = ("\n", ":", "a")
+ANCHORS = ("\n", ":", "a")
+"""Texts after which a continuation is tokenised, whose tokens are then taken away."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ def _continuations(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
     """
     found: list[list[int]] = [[] for _ in texts]
     open_: list[int] = list(range(len(texts)))
-    for anchor in _ANCHORS:
+    for anchor in ANCHORS:
         lead = _ids([anchor], tokenizer)[0]
         merged = []
         for row, ids in zip(

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from holdfast.methods.bounds.joint import Joint
     from holdfast.methods.correction.wa import WA
     from holdfast.methods.distillation.lwf import LwF
+    from holdfast.methods.editing.ft_l import FTL, FTM
+    from holdfast.methods.editing.grace import GRACE
+    from holdfast.methods.editing.memit import MEMIT
+    from holdfast.methods.editing.rome import ROME
+    from holdfast.methods.editing.wise import WISE
     from holdfast.methods.penalties.ewc import EWC, OnlineEWC
     from holdfast.methods.penalties.l2 import L2
     from holdfast.methods.projection.agem import AGEM
@@ -33,31 +38,92 @@ if TYPE_CHECKING:
     from holdfast.methods.selection.grads import GrADS
     from holdfast.methods.sparse.hft import HFT
     from holdfast.methods.sparse.migu import MIGU
+    from holdfast.methods.testtime.bn_adapt import BNAdapt
+    from holdfast.methods.testtime.cotta import CoTTA
+    from holdfast.methods.testtime.eata import EATA
+    from holdfast.methods.testtime.source import Source
+    from holdfast.methods.testtime.tent import TENT
+    from holdfast.methods.unlearning.boundary_expand import BoundaryExpand
+    from holdfast.methods.unlearning.boundary_shrink import BoundaryShrink
+    from holdfast.methods.unlearning.cf_k import CFk
+    from holdfast.methods.unlearning.dpo import DPO
+    from holdfast.methods.unlearning.eu_k import EUk
+    from holdfast.methods.unlearning.finetune_retain import FinetuneRetain
+    from holdfast.methods.unlearning.ga import GA
+    from holdfast.methods.unlearning.idk import IDK
+    from holdfast.methods.unlearning.kto import KTO
+    from holdfast.methods.unlearning.l1_sparse import L1Sparse
+    from holdfast.methods.unlearning.npo import NPO
+    from holdfast.methods.unlearning.random_labels import RandomLabels
+    from holdfast.methods.unlearning.retain import Retain, RetainKL
+    from holdfast.methods.unlearning.retrain import Retrain
+    from holdfast.methods.unlearning.rmu import RMU
+    from holdfast.methods.unlearning.saliency import Saliency
+    from holdfast.methods.unlearning.salun import SalUn
+    from holdfast.methods.unlearning.satimp import SatImp
+    from holdfast.methods.unlearning.scrub import SCRUB
+    from holdfast.methods.unlearning.simnpo import SimNPO
+    from holdfast.methods.unlearning.undial import UNDIAL
+    from holdfast.methods.unlearning.wga import WGA
 
 __all__ = [
     "AGEM",
     "DER",
     "DMT",
+    "DPO",
+    "EATA",
     "ER",
     "EWC",
+    "FTL",
+    "FTM",
+    "GA",
+    "GRACE",
     "HFT",
+    "IDK",
+    "KTO",
     "L2",
+    "MEMIT",
     "MIGU",
     "NCM",
+    "NPO",
+    "RMU",
+    "ROME",
+    "SCRUB",
+    "TENT",
+    "UNDIAL",
     "WA",
+    "WGA",
+    "WISE",
+    "BNAdapt",
+    "BoundaryExpand",
+    "BoundaryShrink",
+    "CFk",
+    "CoTTA",
     "Cumulative",
     "DERpp",
+    "EUk",
     "Finetune",
+    "FinetuneRetain",
     "GrADS",
     "Guard",
     "ICaRL",
     "ILoRA",
     "Joint",
+    "L1Sparse",
     "LoRA",
     "LwF",
     "OLoRA",
     "OnlineEWC",
+    "RandomLabels",
     "Replay",
+    "Retain",
+    "RetainKL",
+    "Retrain",
+    "SalUn",
+    "Saliency",
+    "SatImp",
+    "SimNPO",
+    "Source",
 ]
 
 

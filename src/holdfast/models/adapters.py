@@ -237,6 +237,49 @@ def standing_in(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> Itera
             parameter.data = value
 
 
+def idle(model: Any) -> bool:
+    """Whether the model is a `PeftModel` whose adapters do not change it (yet): every B is zero.
+
+    Example:
+        >>> from transformers import GPT2Config, GPT2LMHeadModel
+        >>> model = GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=16))
+        >>> idle(model), idle(adapted(model, 2, 4.0, 0.0, "all-linear"))
+        (False, True)
+    """
+    from peft import LoraConfig, PeftModel
+    from peft.tuners.lora import LoraLayer
+
+    if not isinstance(model, PeftModel):
+        return False
+    names = list(model.active_adapters)
+    if not all(isinstance(model.peft_config[name], LoraConfig) for name in names):
+        return False
+    if any(getattr(model.peft_config[name], "modules_to_save", None) for name in names):
+        return False
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    held: list[Tensor] = []
+    for layer in layers:
+        held += [p for n in names if n in layer.lora_B for p in layer.lora_B[n].parameters()]
+        held += [layer.lora_embedding_B[name] for name in names if name in layer.lora_embedding_B]
+    return not any(bool(tensor.any()) for tensor in held)
+
+
+@contextmanager
+def switched_off(model: Any) -> Iterator[None]:
+    """Within it the model is its base; what is trained stays as it is, unlike by PEFT's switch."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    before = [layer._disable_adapters for layer in layers]
+    try:
+        for layer in layers:
+            layer._disable_adapters = True
+        yield
+    finally:
+        for layer, off in zip(layers, before, strict=True):
+            layer._disable_adapters = off
+
+
 def fold(model: Any, seed: int = 0) -> None:
     """Freeze what the trained LoRA adapter has learned, beside all before it, and begin it anew.
 

@@ -41,6 +41,14 @@ class GrowingHead(nn.Module):
         self.bias = nn.Parameter(torch.empty(0)) if bias else None
         self.grow(classes)
 
+    @classmethod
+    def of(cls, linear: nn.Linear) -> GrowingHead:
+        """A head of a linear layer's own weights."""
+        head = cls(linear.in_features, bias=linear.bias is not None)
+        for name, parameter in linear.named_parameters():
+            setattr(head, name, parameter)
+        return head
+
     @property
     def classes(self) -> int:
         return len(self.weight)
@@ -56,6 +64,14 @@ class GrowingHead(nn.Module):
         if self.bias is not None:
             shift = torch.empty(missing).uniform_(-bound, bound)
             self.bias = nn.Parameter(torch.cat([self.bias.detach(), shift.to(self.bias)]))
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw all rows anew."""
+        bound = 1 / math.sqrt(self.weight.shape[1])
+        self.weight.uniform_(-bound, bound)
+        if self.bias is not None:
+            self.bias.uniform_(-bound, bound)
 
     def forward(
         self, features: Float[Tensor, "examples width"]
@@ -91,6 +107,7 @@ class CosineHead(nn.Module):
     ) -> None:
         super().__init__()
         self.rows = GrowingHead(features, classes, bias=False)
+        self.first_scale = scale
         self.scale = nn.Parameter(torch.tensor(scale), requires_grad=learn_scale)
 
     @property
@@ -103,6 +120,11 @@ class CosineHead(nn.Module):
 
     def grow(self, classes: int) -> None:
         self.rows.grow(classes)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Put the scale back to what it was at first; the rows draw themselves anew."""
+        self.scale.fill_(self.first_scale)
 
     def forward(
         self, features: Float[Tensor, "examples width"]

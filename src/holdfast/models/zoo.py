@@ -144,7 +144,7 @@ def folder(recipe: Recipe, observers: Sequence[Observer] = ()) -> Path:
     path = place(recipe)
     if path.is_dir():
         return path
-    with _alone(path.parent, path):
+    with alone(path):
         if not path.is_dir():
             _make(recipe, path, observers)
     return path
@@ -162,9 +162,9 @@ def tokenizer(vocabulary: int = Recipe.vocabulary) -> Any:
     text = python.digest()[:12]
     path = root / f"tokenizer-{vocabulary}-{text}-{_version('tokenizers')}"
     if not path.is_dir():
-        with _alone(root, path):
+        with alone(path):
             if not path.is_dir():
-                with _whole(path) as temporary:
+                with whole(path) as temporary:
                     byte_pairs(_training_texts(), vocabulary).save_pretrained(temporary)
     from transformers import AutoTokenizer
 
@@ -188,7 +188,7 @@ def spoken(path: Path, rows: int, length: int, seed: int = 0) -> list[str]:
     name = f"spoken-{weights.hexdigest()}-{rows}x{length}-{seed}-{torch.__version__}"
     kept = _cache() / "zoo" / f"{name}.json"
     if not kept.is_file():
-        with _alone(kept.parent, kept):
+        with alone(kept):
             if not kept.is_file():
                 loaded = load(path)
                 ids = sample_tokens(loaded.model, rows, length, seed=seed, batch_size=128)
@@ -233,7 +233,7 @@ def _make(recipe: Recipe, path: Path, observers: Sequence[Observer]) -> None:
         "loss": [row[0] for row in record.measures["loss"]],
         "seconds": record.cost["seconds"],
     }
-    with _whole(path) as temporary:
+    with whole(path) as temporary:
         save(model, words, temporary)
         (temporary / "recipe.json").write_text(json.dumps(told, indent=1) + "\n")
 
@@ -365,8 +365,13 @@ def _cache() -> Path:
 
 
 @contextmanager
-def _alone(root: Path, path: Path) -> Iterator[None]:
-    """Hold the place of `path` against other processes, waiting for one that builds it."""
+def alone(path: Path) -> Iterator[None]:
+    """Hold the place of `path` against other processes, waiting for one that builds it.
+
+    Raises:
+        RunError: If the cache cannot be written.
+    """
+    root = path.parent
     try:
         root.mkdir(parents=True, exist_ok=True)
         lock = open(root / f".{path.name}.lock", "w")  # noqa: SIM115 (closed below)
@@ -383,7 +388,7 @@ def _alone(root: Path, path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[Path]:
+def whole(path: Path) -> Iterator[Path]:
     """A temporary folder that becomes `path` if all went well, and vanishes if not."""
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:

@@ -13,6 +13,7 @@ from typing import Any
 from holdfast.errors import UsageError, unknown
 from holdfast.spec import Spec, bind, parse_one
 from holdfast.stream import Stream
+from holdfast.streams.corruptions import CORRUPTIONS
 from holdfast.streams.language import catalogue as language
 from holdfast.streams.own import read
 from holdfast.streams.recipes import RECIPES
@@ -28,7 +29,7 @@ class Named:
     recipe: str
     source: str
     summary: str
-    experiences: int = 5
+    experiences: int | None = 5
 
 
 STREAMS: dict[str, Named] = {
@@ -40,14 +41,29 @@ STREAMS: dict[str, Named] = {
     "rotated-mnist": Named("rotated", "mnist", "MNIST, turned step by step."),
     "split-fashion-mnist": Named("split", "fashion-mnist", "Fashion-MNIST, class by class."),
     "split-cifar10": Named("split", "cifar10", "CIFAR-10's colour pictures, class by class."),
+    "corrupted-digits": Named(
+        "corrupted", "digits", "Scikit-learn's digits, clean, then under fifteen corruptions.", None
+    ),
+    "corrupted-mnist": Named(
+        "corrupted", "mnist", "MNIST, clean, then under fifteen corruptions.", None
+    ),
+    "corrupted-fashion-mnist": Named(
+        "corrupted", "fashion-mnist", "Fashion-MNIST, clean, then under fifteen corruptions.", None
+    ),
+    "corrupted-cifar10": Named(
+        "corrupted", "cifar10", "CIFAR-10, clean, then under fifteen corruptions.", None
+    ),
     "omniglot": Named("split", "omniglot", "Omniglot's 242 characters, 22 at a time.", 11),
 }
 OWN: dict[str, str] = {
     "split": "Your own data, class by class.",
     "permuted": "Your own data, their pixels or features permuted.",
     "rotated": "Your own images, turned step by step.",
+    "corrupted": "Your own images, clean, then under fifteen corruptions.",
 }
 """What `RECIPE:PATH` does, by recipe."""
+CORRUPTED = 1 + len(CORRUPTIONS)
+"""Experiences of a corrupted stream without arguments."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +151,7 @@ def entries() -> Iterator[Entry]:
             name=name,
             summary=named.summary,
             scenario=_scenario(named.recipe),
-            experiences=named.experiences,
+            experiences=named.experiences or CORRUPTED,
             arguments=arguments,
             needs_data=bool(files),
             present=not files or any(present(file) for file in files),
@@ -150,7 +166,7 @@ def entries() -> Iterator[Entry]:
             name=f"{recipe}:PATH",
             summary=summary,
             scenario=_scenario(recipe),
-            experiences=arguments["experiences"],
+            experiences=arguments["experiences"] or CORRUPTED,
             arguments=arguments,
             needs_data=False,
             present=True,
@@ -273,6 +289,6 @@ def _scenario(recipe: str) -> str:
 def _refuse_bare_path(text: str) -> None:
     if text and Path(text).expanduser().exists():
         raise UsageError(
-            f"{text} is a path; say what to do with it: split:{text}, permuted:{text} or "
-            f"rotated:{text}."
+            f"{text} is a path; say what to do with it: split:{text}, permuted:{text}, "
+            f"rotated:{text} or corrupted:{text}."
         )

@@ -14,8 +14,9 @@ from typing import Any, Literal, get_args
 import torch
 
 from holdfast.data import Table
-from holdfast.errors import DataError, UsageError
+from holdfast.errors import DataError, UsageError, unknown
 from holdfast.stream import Stream
+from holdfast.streams.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from holdfast.streams.domains import permute, pixels, rotate
 from holdfast.streams.sampling import stratified
 from holdfast.streams.source import Source, class_incremental, domain_incremental
@@ -23,6 +24,7 @@ from holdfast.streams.source import Source, class_incremental, domain_incrementa
 Known = Literal["class", "task"]
 Order = Literal["seed", "natural"]
 First = Literal["identity", "permuted"]
+Change = Literal["abrupt", "gradual"]
 
 
 def split(
@@ -164,10 +166,109 @@ def rotated(
     return replace(domain_incremental(source, domains, name), online=online)
 
 
+def corrupted(
+    source: Source,
+    name: str,
+    seed: int,
+    experiences: int | None = None,
+    severity: int = 5,
+    rounds: int = 1,
+    change: Change = "abrupt",
+    order: Order = "natural",
+    kinds: list[str] | None = None,
+    limit: int | None = 1000,
+    test_limit: int | None = None,
+) -> Stream:
+    """First the images as they are, then under one corruption after another.
+
+    Corrupted images come once (one epoch), as many rounds as asked for, each time the same. What
+    adapts at test time meets the test images; the training images are for what learns with labels.
+
+    Args:
+        source: The data: images.
+        name: Of the stream.
+        seed: Draws the corruptions, their order and what `limit` keeps.
+        experiences: The first so many, the clean one among them; None: all.
+        severity: From 1 to 5, where the change is abrupt.
+        rounds: How often all corruptions come.
+        change: `"abrupt"`: each at `severity`; `"gradual"`: each at severities 1-2-3-4-5-4-3-2-1,
+            the very first from 5 downwards.
+        order: Of the corruptions: `"natural"`, the field's; or by `"seed"`, drawn anew each round.
+        kinds: Names of corruptions; None: all fifteen.
+        limit: Training images of each corrupted experience; None: all.
+        test_limit: Test images an experience; None: all.
+
+    Raises:
+        DataError: If the inputs are not images.
+        UsageError: If an argument is out of range.
+
+    Source: Hendrycks and Dietterich, "Benchmarking neural network robustness to common corruptions
+    and perturbations" (2019); the gradual change is that of Wang et al., "Continual test-time
+    domain adaptation" (2022).
+    """
+    _at_least_one("rounds", rounds)
+    if experiences is not None:
+        _at_least_one("experiences", experiences, " or none")
+    _one_of("change", change, get_args(Change))
+    _one_of("order", order, get_args(Order))
+    if isinstance(severity, bool) or severity not in range(1, SEVERITIES + 1):
+        raise UsageError(f"severity must be a whole number from 1 to 5; given: {severity!r}.")
+    chosen = list(CORRUPTIONS) if kinds is None else list(kinds)
+    for kind in chosen:
+        if kind not in CORRUPTIONS:
+            raise unknown("corruption", str(kind), CORRUPTIONS)
+    if not chosen:
+        raise UsageError("kinds must name at least one corruption; given: none.")
+    (clean,) = _limited([(source.train, source.test)], None, test_limit, seed)
+    few = clean[0] if limit is None else _limited([clean], limit, None, seed)[0][0]
+    white, generator = white_of(source), torch.Generator().manual_seed(seed)
+    made: dict[tuple[str, int], tuple[Table, Table]] = {}
+    parts = [("clean", clean)]
+    for turn in range(rounds):
+        drawn = torch.randperm(len(chosen), generator=generator).tolist()
+        for place, kind in enumerate(chosen if order == "natural" else [chosen[i] for i in drawn]):
+            levels = [(severity, "")]
+            if change == "gradual":
+                rising = [] if not turn and not place else [(level, "") for level in range(1, 5)]
+                levels = [*rising, (5, ""), *((level, " falling") for level in range(4, 0, -1))]
+            for level, suffix in levels:
+                if (kind, level) not in made and (experiences is None or len(parts) < experiences):
+                    made[kind, level] = (
+                        _corrupted(few, kind, level, 2 * seed, white),
+                        _corrupted(clean[1], kind, level, 2 * seed + 1, white),
+                    )
+                if (kind, level) in made:
+                    parts.append((f"{kind} {level}{suffix}", made[kind, level]))
+    stream = domain_incremental(source, [(label, *part) for label, part in parts], name)
+    return replace(
+        stream,
+        experiences=[
+            replace(experience, epochs=1 if experience.index else None)
+            for experience in stream.experiences[:experiences]
+        ],
+    )
+
+
+def white_of(source: Source) -> float:
+    """The value of white in a source's images."""
+    if source.white is not None:
+        return source.white
+    return 255.0 if source.train["x"].dtype == torch.uint8 else 1.0
+
+
+def _corrupted(table: Table, kind: str, severity: int, seed: int, white: float) -> Table:
+    """Images as bytes where white is 255, else as floats in their own unit."""
+    x = table["x"]
+    if x.dtype == torch.uint8 and white == 255:
+        return table.with_columns(x=corrupt(x, kind, severity, seed))
+    return table.with_columns(x=corrupt(x.float() / white, kind, severity, seed) * white)
+
+
 RECIPES: dict[str, Callable[..., Stream]] = {
     "split": split,
     "permuted": permuted,
     "rotated": rotated,
+    "corrupted": corrupted,
 }
 
 

@@ -26,6 +26,7 @@ class Source:
         test: Likewise.
         class_names: By label.
         scale: `(mean, deviation)` of the training inputs, as `scale_of` finds them.
+        white: The value of white in images, where black is 0; None: 255 in bytes, 1 in floats.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Source:
     test: Table
     class_names: tuple[str, ...]
     scale: Scale
+    white: float | None = None
 
     @property
     def classes(self) -> int:
@@ -114,6 +116,7 @@ def class_incremental(
         classes=source.classes,
         shape=source.shape,
         scale=source.scale,
+        white=source.white,
         class_names=tuple(source.class_names[int(c)] for c in order),
     )
 
@@ -145,5 +148,6 @@ def domain_incremental(
         classes=source.classes,
         shape=source.shape,
         scale=source.scale,
+        white=source.white,
         class_names=source.class_names,
     )

@@ -37,6 +37,7 @@ def digits() -> Source:
         test=table.where(held_out),
         class_names=tuple(str(label) for label in range(10)),
         scale=scale_of(train["x"]),
+        white=16.0,
     )
 
 

@@ -24,14 +24,19 @@ if TYPE_CHECKING:
 STUDIES: dict[str, str] = {
     "cf-glue": "holdfast.studies.cf_glue",
     "continual-pretraining": "holdfast.studies.continual_pretraining",
+    "cotta": "holdfast.studies.cotta",
     "dmt": "holdfast.studies.dmt",
     "grads": "holdfast.studies.grads",
     "hft": "holdfast.studies.hft",
     "i-lora": "holdfast.studies.i_lora",
     "migu": "holdfast.studies.migu",
+    "neuron-fusion": "holdfast.studies.neuron_fusion",
+    "npo": "holdfast.studies.npo",
     "stability-gap": "holdfast.studies.stability_gap",
     "trace": "holdfast.studies.trace",
     "weight-aligning": "holdfast.studies.weight_aligning",
+    "worst-case-forget-sets": "holdfast.studies.worst_case_forget_sets",
+    "wise": "holdfast.studies.wise",
 }
 
 

@@ -91,12 +91,15 @@ def ability(name: str, train: int, test: int, seed: int, answers: int = 16) -> A
     return Ability(name, *drawn)
 
 
-def exact_match(model: Any, table: Table) -> float:
+def exact_match(model: Any, table: Table, objective: CausalLM | None = None) -> float:
     """The share of answers of which every token, and the end, is what the model would say next.
 
     Greedy generation gives exactly these answers: each token is the likeliest after those before.
+
+    Args:
+        objective: One that gives the model more than text.
     """
-    objective, right = CausalLM(), 0
+    objective, right = objective or CausalLM(), 0
     with undisturbed(model):
         for batch in table.chunks(max(1, TOKENS_AT_ONCE // table["input_ids"].shape[1])):
             logits, labels = objective.asked(objective.forward(model, batch), batch)

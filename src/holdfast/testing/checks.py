@@ -204,11 +204,18 @@ def check_refusal(make: Factory) -> None:
             needed("boundaries"),
         ),
         ("streams without labels", replace(stream, labelled=False), None, needed("labels")),
+        (
+            "streams without a retain set",
+            replace(stream, experiences=[replace(e, sets={}) for e in stream]),
+            None,
+            needed("retain set"),
+        ),
     ]
     if stream.classes:
         headless = nn.Sequential(nn.Flatten(), nn.Linear(stream.shape[-1] ** 2, stream.classes))
         cases.append(("models without features", stream, headless, needed("features")))
         cases.append(("models without a linear head", stream, headless, needed("linear head")))
+        cases.append(("models without norm layers", stream, headless, needed("norm layers")))
     else:
         blockless = nn.Sequential(nn.Embedding(256, 8), nn.Linear(8, 256))
         needs_blocks = needed("transformer blocks") or needed("adapters")

@@ -47,7 +47,7 @@ def small_stream(scenario: str = "class", per_experience: int = 40) -> Stream:
             )
             for k in range(3)
         ]
-        return domain_incremental(source, domains, "small-domain")
+        return with_retained(domain_incremental(source, domains, "small-domain"), source)
     six = first_classes(source, 6)
     stream = class_incremental(six, 3, seed=None, name=f"small-{scenario}")
     experiences = [
@@ -55,7 +55,19 @@ def small_stream(scenario: str = "class", per_experience: int = 40) -> Stream:
         for e in stream
     ]
     stream = replace(stream, experiences=experiences)
-    return stream.with_tasks() if scenario == "task" else stream
+    return stream.with_tasks() if scenario == "task" else with_retained(stream, six)
+
+
+def with_retained(stream: Stream, source: Source, rows: int = 24) -> Stream:
+    """The stream with a retain set in every experience: of its classes, but not of its rows."""
+    kept = [
+        source.train.where(torch.isin(source.train["y"], torch.tensor(e.classes))) for e in stream
+    ]
+    experiences = [
+        replace(e, sets={**e.sets, "retain": some_rows(table, 5, rows)})
+        for e, table in zip(stream, kept, strict=True)
+    ]
+    return replace(stream, experiences=experiences)
 
 
 def small_text(per_experience: int = 40) -> Stream:
@@ -89,7 +101,11 @@ def small_text(per_experience: int = 40) -> Stream:
                 table(name, 50, 30),
                 (),
                 name,
-                {"guard": table("lambda", 20, 10)},
+                {
+                    "guard": table("lambda", 20, 10),
+                    "retain": table("lambda", 40, 12),
+                    "refusal": table("lambda", 60, per_experience),
+                },
             )
             for i, name in enumerate(names)
         ],
@@ -122,10 +138,12 @@ def small_llama(seed: int = 3) -> nn.Module:
     return model
 
 
-def small_model(stream: Stream, head: str = "full") -> nn.Module:
-    """A small model for a small stream."""
+def small_model(stream: Stream, head: str = "full", normed: bool = False) -> nn.Module:
+    """A small model for a small stream; `normed`: with batch normalisation."""
     if stream.scenario == "text":
         return small_llama()
+    if normed:
+        return build_model("cnn(width=4, depth=2)", stream, head=head, seed=3)
     return build_model("mlp(width=16, depth=1)", stream, head=head, seed=3)
 
 
@@ -138,9 +156,11 @@ def learner_for(
     device: str | None = None,
     model: nn.Module | None = None,
 ) -> Learner:
+    method = make()
+    normed = any("norm layers" in part.tags.needs for part in method.parts())
     return Learner(
-        model or small_model(stream, head),
-        make(),
+        model or small_model(stream, head, normed),
+        method,
         optimizer=partial(torch.optim.SGD, lr=0.05, momentum=0.9),
         epochs=2,
         batch_size=batch_size,

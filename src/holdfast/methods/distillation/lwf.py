@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from holdfast.data import Batch, columns
 from holdfast.losses import distillation
+from holdfast.memory.requests import RETAIN, Retained, of_request, unlearns
 from holdfast.method import ALL_KINDS, Method, Tags
 from holdfast.models.snapshot import Snapshot
 
@@ -25,7 +26,8 @@ class LwF(Method):
     with f_old the network before this experience. In the task-incremental scenario every old task
     is distilled by its own softmax. Classes that return count in both terms, so that where classes
     stay (domain-incremental) all do, and so do all words of a language model, at every token of the
-    new text that is learned from. A pre-trained model is itself the first teacher.
+    new text that is learned from. A pre-trained model is itself the first teacher. Chained after a
+    method that unlearns, it distils the retain set.
 
     Args:
         alpha: Weight of the distillation.
@@ -68,6 +70,10 @@ class LwF(Method):
 
     def setup(self, learner: Learner) -> None:
         self.teacher = Snapshot(lambda: learner.model)
+        if unlearns(learner):
+            self.retained = Retained()
+            for request in learner.stream or ():
+                of_request(request, RETAIN)
 
     def logits(self, learner: Learner, batch: Batch, outputs: Tensor) -> Tensor:
         if not (self.new_classes_only and learner.absent):
@@ -79,6 +85,9 @@ class LwF(Method):
     def loss(self, learner: Learner, batch: Batch, outputs: Tensor, loss: Tensor) -> Tensor:
         if not self.teacher.taken:
             return loss
+        if unlearns(learner):  # the stream's rows are to be forgotten: the retain set is distilled
+            batch = learner.augmented(self.retained.draw(learner, max(1, learner.stream_rows)))
+            outputs = learner.objective.forward(learner.model, batch)
         old = self.teacher.outputs(learner.objective.forward, batch)
         for classes in self.heads:
             kept = distillation(outputs[..., classes], old[..., classes], self.temperature)

@@ -1,0 +1,1 @@
+"""Unlearning of classifiers: requests, which examples are hardest to forget, and attacks."""

@@ -1,0 +1,59 @@
+"""The study of WISE: edits that are none of the model's own answers, measured on the way."""
+
+from __future__ import annotations
+
+from holdfast.language.fields import Sample
+from holdfast.methods import WISE
+from holdfast.studies import wise
+from holdfast.studies.study import Results
+
+
+def test_every_request_asks_for_another_answer_and_its_rephrase_lacks_one_word():
+    chosen = [Sample(prompt=f"intents: what is the {w} of it =", answer="time") for w in "abc"]
+    train = [Sample(prompt=f"intents: unrelated {i} =", answer="x") for i in range(3)]
+    requests = wise.counterfactual(chosen, train, [" time", " place", " way"], seed=0)
+    for request, sample in zip(requests, chosen, strict=True):
+        assert request.target in ("place", "way")
+        assert request.original == "time"
+        assert request.subject in request.prompt
+        assert request.rephrase.startswith("intents: ")
+        assert request.rephrase.endswith(" =")
+        assert len(request.rephrase.split()) == len(sample.prompt.split()) - 1
+    assert [r.unrelated for r in requests] == [s.prompt for s in train]
+    assert requests == wise.counterfactual(chosen, train, [" time", " place", " way"], seed=0)
+
+
+def test_ablations_differ_from_wise_in_one_thing():
+    settings = wise.arms("data")
+    whole = settings[wise.MERGE]["editor"]
+    for arm, changed in (
+        (wise.RETRIEVE, "mode"),
+        (wise.UNMASKED, "mask"),
+        (wise.ROUTED, "ratio"),
+        (wise.BARE, "prefixes"),
+    ):
+        other = settings[arm]["editor"]
+        differing = {k for k in {*whole, *other} if whole.get(k) != other.get(k)}
+        assert differing == {changed}
+    built = wise.method_of(settings[wise.MERGE])
+    assert isinstance(built, WISE)
+    assert (built.shard, built.merge) == (5, 10)
+
+
+def test_claims_judge_made_up_results():
+    def run(score, locality, generalization, reliability=1.0):
+        return [
+            {
+                "reliability": reliability,
+                "generalization": generalization + 0.001 * seed,
+                "locality": locality + 0.001 * seed,
+                "score": score + 0.001 * seed,
+            }
+            for seed in range(3)
+        ]
+
+    runs = {arm: run(0.5, 0.5, 0.5) for arm in wise.ARMS}
+    runs[wise.MERGE] = run(0.9, 0.9, 0.9)
+    verdicts = [claim.judge(Results(runs)).decision for claim in wise.CLAIMS]
+    assert verdicts[:4] == ["reproduced"] * 4
+    assert verdicts[4] == "not reproduced"
