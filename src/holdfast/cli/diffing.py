@@ -60,17 +60,14 @@ def run_diff(base: Path, tuned: Path, on: list[Path], given: Given) -> None:
     check_targets(given)
 
     from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     from holdfast.checkpoint import write_atomically
+    from holdfast.cli.progress import spinner
     from holdfast.diff import diff
     from holdfast.report import diff as report
 
     console = Console()
-    bars = Progress(
-        SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn(),
-        console=console, transient=True, disable=not console.is_terminal,
-    )  # fmt: skip
+    bars = spinner(console)
     options: dict[str, Any] = {name: given[name] for name in _PASSED if given[name] is not None}
     tasks = [name.strip() for name in (given["tasks"] or "").split(",") if name.strip()]
     with bars:

@@ -135,17 +135,14 @@ def run_unlearn(given: Given) -> None:
     out = _out(given)
 
     from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     from holdfast.checkpoint import write_atomically
+    from holdfast.cli.progress import spinner
     from holdfast.forgetting import METHODS, unlearn
     from holdfast.report import forgetting as page
 
     console = Console()
-    bars = Progress(
-        SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn(),
-        console=console, transient=True, disable=not console.is_terminal,
-    )  # fmt: skip
+    bars = spinner(console)
     options: dict[str, Any] = {name: given[name] for name in _PASSED if given[name] is not None}
     with bars:
         doing = bars.add_task("starting")

@@ -130,9 +130,9 @@ def show_merge(found: Merged, console: Console, out: Path) -> None:
 def run_repair(base: Path, tuned: Path, on: list[Path], given: Given) -> None:
     """Search mixtures, write the best, and leave with status 3 if it still lost too much."""
     from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     from holdfast.checkpoint import write_atomically
+    from holdfast.cli.progress import spinner
     from holdfast.repair import repair
     from holdfast.report import repair as report
 
@@ -143,10 +143,7 @@ def run_repair(base: Path, tuned: Path, on: list[Path], given: Given) -> None:
         raise UsageError("Say what the tuned model learned: --new PATH.")
     out = given["out"] or _named("repair", tuned)
     console = Console()
-    bars = Progress(
-        SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn(),
-        console=console, transient=True, disable=not console.is_terminal,
-    )  # fmt: skip
+    bars = spinner(console)
     options: dict[str, Any] = {name: given[name] for name in _PASSED if given[name] is not None}
     if given["rule"]:
         options["rules"] = given["rule"]

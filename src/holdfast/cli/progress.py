@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 from holdfast.compare import Watcher
 from holdfast.learner import Learner, Observer
@@ -33,6 +40,18 @@ def _bars(console: Console) -> Progress:
         TimeElapsedColumn(),
         TextColumn("{task.fields[note]}"),
         console=console,
+        disable=not console.is_terminal,
+    )
+
+
+def spinner(console: Console) -> Progress:
+    """What is being done, and since when, where nobody knows how long it takes."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
         disable=not console.is_terminal,
     )
 

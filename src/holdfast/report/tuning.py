@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from holdfast.report.asked import costs, given
 from holdfast.report.diff import VERDICTS
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def render(outcome: Outcome) -> str:
     return template.render(
         css=Markup((folder / "page.css").read_text(encoding="utf-8")),  # our own: quotes stay
         recipe=recipe,
-        settings=_settings(outcome),
+        settings=given(outcome.recipe),
         sets=[
             (found, rows(found, other)) for found, other in zip(outcome.sets, plain, strict=True)
         ],
@@ -91,7 +92,7 @@ def render(outcome: Outcome) -> str:
         summary=summary(outcome),
         notes=outcome.record.notes,
         warnings=outcome.warnings,
-        cost=_cost(outcome),
+        cost=costs(outcome.record.cost),
         environment=outcome.environment,
     )
 
@@ -119,22 +120,6 @@ def _beside(found: SetDiff) -> str:
     if found.verdict != "same" or found.score is None or loss is None or not loss.significant:
         return ""
     return f" by its {found.metric}, while its loss {'rose' if loss.value > 0 else 'fell'}"
-
-
-def _settings(outcome: Outcome) -> list[tuple[str, Any]]:
-    state = outcome.recipe.to_dict()
-    return [(name, value) for name, value in state.items() if value not in (None, [], False)]
-
-
-def _cost(outcome: Outcome) -> list[tuple[str, str]]:
-    cost = outcome.record.cost
-    return [
-        ("updates", f"{cost['steps']:,.0f}"),
-        ("seconds of training", f"{cost['seconds']:,.1f}"),
-        ("floating-point operations", f"{cost['flops']:.3g}"),
-        ("peak memory", f"{cost['peak_memory_bytes'] / 2**20:,.0f} MiB"),
-        ("kept by the method", f"{cost['method_bytes'] / 2**20:,.1f} MiB"),
-    ]
 
 
 def _number(value: float, percent: bool) -> str:

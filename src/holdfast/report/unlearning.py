@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from holdfast.report.asked import costs, given
 from holdfast.studies.svg import Panel, Series, draw
 
 if TYPE_CHECKING:
@@ -229,14 +230,14 @@ def render(outcome: Outcome) -> str:
     return template.render(
         css=Markup((folder / "page.css").read_text(encoding="utf-8")),  # our own: quotes stay
         request=outcome.request,
-        settings=_settings(outcome),
+        settings=given(outcome.request),
         parts=parts(outcome),
         has_never=outcome.reference is not None,
         figure=Markup(figure(outcome)),
         points=_points(outcome),
         summary=summary(outcome),
         warnings=outcome.warnings,
-        cost=_cost(outcome),
+        cost=costs(outcome.record.cost),
         environment=outcome.environment,
     )
 
@@ -252,22 +253,6 @@ def _points(outcome: Outcome) -> list[Sequence[str]]:
             _number(point["forget_loss"], 3),
         )
         for point in outcome.trajectory
-    ]
-
-
-def _settings(outcome: Outcome) -> list[tuple[str, Any]]:
-    state = outcome.request.to_dict()
-    return [(name, value) for name, value in state.items() if value not in (None, [], False)]
-
-
-def _cost(outcome: Outcome) -> list[tuple[str, str]]:
-    cost = outcome.record.cost
-    return [
-        ("updates", f"{cost['steps']:,.0f}"),
-        ("seconds of training", f"{cost['seconds']:,.1f}"),
-        ("floating-point operations", f"{cost['flops']:.3g}"),
-        ("peak memory", f"{cost['peak_memory_bytes'] / 2**20:,.0f} MiB"),
-        ("kept by the method", f"{cost['method_bytes'] / 2**20:,.1f} MiB"),
     ]
 
 
