@@ -289,21 +289,15 @@ def grids(results: Results) -> list[Grid]:
 
 def figures(results: Results) -> list[Figure]:
     """Error by round, and error on clean images afterwards."""
-    lines = []
-    for arm in ROUNDED:
-        found = [
-            metrics.interval([run["rounds"][turn] for run in results.runs[arm]])
-            for turn in range(len(results.runs[arm][0]["rounds"]))
-        ]
-        lines.append(
-            Series(
-                arm,
-                [turn + 1 for turn in range(len(found))],
-                [100 * mean for mean, _ in found],
-                [100 * half for _, half in found],
-            )
-        )
     compared = ["BN-adapt", "TENT", "TENT, ten times the rate", "EATA", "CoTTA"]
+    lines = []
+    for arm in compared:
+        runs = results.runs[arm]
+        means = [
+            100 * float(np.mean([run["rounds"][turn] for run in runs]))
+            for turn in range(len(runs[0]["rounds"]))
+        ]
+        lines.append(Series(arm, [turn + 1 for turn in range(len(means))], means))
     clean = [metrics.interval(results.values(arm, "clean_after")) for arm in compared]
     bars = Series(
         "after",
@@ -314,8 +308,10 @@ def figures(results: Results) -> list[Figure]:
     return [
         Figure(
             "rounds",
-            "Error while adapting, by round of fifteen corruptions (bands: 95 % intervals).",
-            draw([Panel("error while adapting", "round", "error (%)", lines)]),
+            "Error while adapting, by round of fifteen corruptions (means over seeds).",
+            draw(
+                [Panel("error while adapting", "round", "error (%)", lines, y_range=_range(lines))]
+            ),
         ),
         Figure(
             "clean",
@@ -323,6 +319,12 @@ def figures(results: Results) -> list[Figure]:
             draw([Panel("clean images afterwards", "", "error (%)", [bars], names=compared)]),
         ),
     ]
+
+
+def _range(lines: list[Series]) -> tuple[float, float]:
+    """Whole numbers around all lines, so that a point of error can be seen."""
+    values = [value for line in lines for value in line.y]
+    return float(np.floor(min(values)) - 1), float(np.ceil(max(values)) + 1)
 
 
 STUDY = Study(
