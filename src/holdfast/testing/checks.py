@@ -82,7 +82,7 @@ def check_exact_resume(make: Factory) -> None:
 def check_state_dict(make: Factory) -> None:
     """What a method remembers is in its state dict, and loading it into a new one is exact."""
     for stream in served_streams(make):
-        learner = run(make, stream)
+        learner = run(make, stream, counting=True)  # once, that operations can be counted
         saved = {k: copied(v) for k, v in learner.method.state_dict().items()}
         other = learner_for(make, stream)
         other.start(stream)

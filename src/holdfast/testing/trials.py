@@ -155,10 +155,11 @@ def learner_for(
     evaluate_every: int | None = None,
     device: str | None = None,
     model: nn.Module | None = None,
+    counting: bool = False,
 ) -> Learner:
     method = make()
     normed = any("norm layers" in part.tags.needs for part in method.parts())
-    return Learner(
+    learner = Learner(
         model or small_model(stream, head, normed),
         method,
         optimizer=partial(torch.optim.SGD, lr=0.05, momentum=0.9),
@@ -171,6 +172,8 @@ def learner_for(
         seed=5,
         device=device,
     )
+    learner.meter.counting = counting  # of operations: it would be most of so small a run
+    return learner
 
 
 def run(make: Factory, stream: Stream, **options: Any) -> Learner:
