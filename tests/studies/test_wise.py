@@ -27,7 +27,6 @@ def test_ablations_differ_from_wise_in_one_thing():
     settings = wise.arms("data")
     whole = settings[wise.MERGE]["editor"]
     for arm, changed in (
-        (wise.RETRIEVE, "mode"),
         (wise.UNMASKED, "mask"),
         (wise.ROUTED, "ratio"),
         (wise.BARE, "prefixes"),
@@ -37,17 +36,19 @@ def test_ablations_differ_from_wise_in_one_thing():
         assert differing == {changed}
     built = wise.method_of(settings[wise.MERGE])
     assert isinstance(built, WISE)
-    assert (built.shard, built.merge) == (5, 10)
+    assert (built.shard, built.merge) == (30, 60)
 
 
 def test_claims_judge_made_up_results():
-    def run(score, locality, generalization, reliability=1.0):
+    def run(score, locality, generalization, reliability=1.0, rephrases=1.0):
         return [
             {
                 "reliability": reliability,
                 "generalization": generalization + 0.001 * seed,
                 "locality": locality + 0.001 * seed,
                 "score": score + 0.001 * seed,
+                "kin": locality + 0.001 * seed,
+                "opened": {"edits": 1.0, "rephrases": rephrases, "unrelated": 0.01 * seed},
             }
             for seed in range(3)
         ]
@@ -55,5 +56,7 @@ def test_claims_judge_made_up_results():
     runs = {arm: run(0.5, 0.5, 0.5) for arm in wise.ARMS}
     runs[wise.MERGE] = run(0.9, 0.9, 0.9)
     verdicts = [claim.judge(Results(runs)).decision for claim in wise.CLAIMS]
-    assert verdicts[:4] == ["reproduced"] * 4
-    assert verdicts[4] == "not reproduced"
+    assert verdicts[:5] == ["reproduced"] * 5
+    assert verdicts[5:] == ["not reproduced", "reproduced"]
+    runs[wise.MERGE] = run(0.9, 0.9, 0.9, rephrases=0.4)
+    assert wise.CLAIMS[4].judge(Results(runs)).decision == "partly"

@@ -172,7 +172,7 @@ def _lines(panel: Panel, colour: dict[str, str]) -> list[str]:
 
 
 def _points(panel: Panel, colour: dict[str, str]) -> list[str]:
-    parts = []
+    parts, centres, labels = [], [], []
     for series in panel.series:
         for place, (at, value) in enumerate(zip(series.x, series.y, strict=True)):
             if not (math.isfinite(at) and math.isfinite(value)):
@@ -185,13 +185,60 @@ def _points(panel: Panel, colour: dict[str, str]) -> list[str]:
                     f'<path d="M{x:.1f} {ends[0]:.1f}V{ends[1]:.1f}" '
                     f'stroke="{colour[series.label]}" stroke-opacity="0.5"/>'
                 )
-            side = (-8, "end") if x > (LEFT + WIDTH - RIGHT) / 2 else (8, "start")
             parts.append(
                 f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{colour[series.label]}"/>'
-                f'<text x="{x + side[0]:.1f}" y="{y + 4:.1f}" text-anchor="{side[1]}" '
-                f'font-size="11">{escape(series.label)}</text>'
             )
+            centres.append((x, y))
+            labels.append(series.label)
+    for (x, y), (left, middle), label in zip(
+        centres, _beside(centres, labels), labels, strict=True
+    ):
+        end = left + LETTER * len(label)
+        near, anchor = (end, "end") if left < x else (left, "start")
+        if middle != y or abs(near - x) > 8:
+            parts.append(f'<path d="M{x:.1f} {y:.1f}L{near:.1f} {middle:.1f}" stroke="#aaa"/>')
+        parts.append(
+            f'<text x="{near:.1f}" y="{middle + 4:.1f}" text-anchor="{anchor}" font-size="11">'
+            f"{escape(label)}</text>"
+        )
     return parts
+
+
+LETTER, LINE = 5.8, 12.0
+"""Width of a letter and height of a line of a point's label."""
+
+
+def _beside(
+    centres: Sequence[tuple[float, float]], labels: Sequence[str]
+) -> list[tuple[float, float]]:
+    """Left end and middle of each label: as near to its point as nothing else is in its way.
+
+    Labels lie between their points and the middle of the panel.
+    """
+    moves = sorted(
+        ((across, down) for across in range(0, 200, 10) for down in range(-HEIGHT, HEIGHT, 5)),
+        key=lambda move: math.hypot(*move),
+    )
+    taken = [(x - 5, x + 5, y - 5, y + 5) for x, y in centres]
+    found = {}
+    for place in sorted(range(len(centres)), key=lambda place: centres[place][::-1]):
+        (x, y), width = centres[place], LETTER * len(labels[place])
+        far = x > (LEFT + WIDTH - RIGHT) / 2
+        others = [box for at, box in enumerate(taken) if at != place]
+        for across, down in [*moves, (0, 0)]:
+            left, middle = (x - 8 - across - width if far else x + 8 + across), y + down
+            free = TOP <= middle <= HEIGHT - BOTTOM and not any(
+                left < stop
+                and start < left + width
+                and middle - LINE / 2 < bottom
+                and top < middle + LINE / 2
+                for start, stop, top, bottom in others
+            )
+            if free:
+                break
+        taken.append((left, left + width, middle - LINE / 2, middle + LINE / 2))
+        found[place] = (left, middle)
+    return [found[place] for place in range(len(centres))]
 
 
 def _path(points: Sequence[tuple[float, float]]) -> str:
