@@ -371,9 +371,9 @@ def grids(results: Results) -> list[Grid]:
             f"After {points[-1]} edits in sequence, in percent; the model names {known} % of "
             "unseen sentences' intents. Reliability and generalization: share of targets that the "
             "model would write token for token after the prompt, and after it without a word; "
-            "locality and own kind: share of the tokens of what was said before any edit, of unseen "
-            "questions of the other kind and sentences of the edits' own, that still are the "
-            "likeliest; by tokens: reliability as a share of tokens",
+            "locality and own kind: share of the tokens of what was said before any edit, of "
+            "unseen questions of the other kind and sentences of the edits' own, that still are "
+            "the likeliest; by tokens: reliability as a share of tokens",
             header,
             tuple(final),
         ),
