@@ -57,10 +57,10 @@ MERGE, RETRIEVE = "WISE, merge", "WISE, retrieve"
 ROUTED = "WISE, no router"
 UNMASKED = "WISE, no masks"
 BARE = "WISE, no prefixes"
-WISE = {"method": "wise", "lr": 6.0, "steps": 40, "prefixes": 4, "shard": 30, "merge": 60}
+WISE = {"method": "wise", "lr": 24.0, "steps": 40, "prefixes": 4, "shard": 30, "merge": 60}
 ARMS: dict[str, Mapping[str, Any]] = {
     MERGE: {**WISE, "mode": "merge"},
-    RETRIEVE: {**WISE, "mode": "retrieve", "lr": 3.0, "shard": 2, "merge": 4},
+    RETRIEVE: {**WISE, "mode": "retrieve", "lr": 6.0, "shard": 2, "merge": 4},
     UNMASKED: {**WISE, "mode": "merge", "mask": 1.0},
     ROUTED: {**WISE, "mode": "merge", "ratio": 0.0},
     BARE: {**WISE, "mode": "merge", "prefixes": 0},

@@ -70,7 +70,8 @@ class WISE(Method):
         gamma: Least distance of the two.
         relative: Whether these three, and activations in the loss, are in units of the mean length
             of the layer's outputs, which fits models of any size and keeps L_a from drowning the
-            target; False: as they are (the paper's are 5, 20 and 10).
+            target; False: as they are (the paper's are 5, 20 and 10, in the same proportion). What
+            merging adds to the activations of unrelated prompts has to stay below `ratio * beta`.
         ratio: Share of the least activation that is the threshold; 0: the memory answers always.
         shard: Edits of a shard.
         merge: Edits of a merge, a multiple of `shard`.
@@ -141,9 +142,9 @@ class WISE(Method):
         decay: float = 1e-5,
         mask: float = 0.2,
         clamp: float = 1.0,
-        alpha: float = 0.25,
-        beta: float = 1.0,
-        gamma: float = 0.5,
+        alpha: float = 0.5,
+        beta: float = 2.0,
+        gamma: float = 1.0,
         relative: bool = True,
         ratio: float = 0.88,
         shard: int = 500,
