@@ -49,3 +49,21 @@ def test_ticks_are_few_round_and_inside(low, high):
     assert 3 <= len(found) <= 9
     assert low - 1e-9 <= found[0]
     assert found[-1] <= high + 1e-9
+
+
+def test_labels_of_points_that_are_close_lie_apart_and_lead_to_their_points():
+    close = [Series(f"label {i}", [50.0 + 0.1 * i], [50.0]) for i in range(8)]
+    far = [Series("alone", [0.0], [0.0]), Series("other", [100.0], [100.0])]
+    svg = draw([Panel("t", "x", "y", [*close, *far], points=True)])
+    texts = re.findall(
+        r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)" font-size="11">([^<]+)', svg
+    )
+    assert {label for *_, label in texts} == {s.label for s in [*close, *far]}
+    boxes = []
+    for x, y, anchor, label in texts:
+        left = float(x) - (5.8 * len(label) if anchor == "end" else 0)
+        boxes.append((left, left + 5.8 * len(label), float(y) - 10, float(y) + 2))
+    for at, (l0, r0, t0, b0) in enumerate(boxes):
+        for l1, r1, t1, b1 in boxes[at + 1 :]:
+            assert r0 <= l1 + 0.2 or r1 <= l0 + 0.2 or b0 <= t1 + 0.2 or b1 <= t0 + 0.2
+    assert svg.count('stroke="#aaa"') >= 6  # the level place is one label's; alone needs no line
