@@ -37,6 +37,8 @@ class Questioner:
         seq2seq: Whether the model has an encoder of its own for what is given.
         end: Whether an answer's end token is asked for. (A chat's template brings one always.)
         template: Chat template in place of the tokenizer's, as in `encode`.
+        overlong: What becomes of a prompt with its answer that is longer, as in `encode`; one that
+            is left out cannot be asked, so `"error"` or `"cut"`.
     """
 
     tokenizer: Any
@@ -44,6 +46,7 @@ class Questioner:
     seq2seq: bool = False
     end: bool = False
     template: str | None = None
+    overlong: str = "error"
 
     def texts(self, samples: Sequence[Sample]) -> tuple[list[Question], list[str]]:
         """Plain texts in pieces of at most `length` tokens, and where each is from.
@@ -86,6 +89,7 @@ class Questioner:
             asked,
             self.tokenizer,
             length=self.length,
+            overlong=self.overlong,
             template=self.template,
             eos=self.end,
             seq2seq=self.seq2seq,

@@ -92,7 +92,9 @@ def model_of(
 
 def exact_match(model: Any, tokenizer: Any, samples: Sequence[Sample]) -> float:
     """The share of answers of which every token is the likeliest after the prompt."""
-    asked = Questioner(tokenizer, LENGTH).answers(samples, [[str(s.answer)] for s in samples])
+    asked = Questioner(tokenizer, LENGTH, overlong="cut").answers(
+        samples, [[str(s.answer)] for s in samples]
+    )
     return float(told(model, asked).exact.mean())
 
 
@@ -141,7 +143,9 @@ def _make(
         device="cpu",
     )
     some = list(samples)[:: max(1, len(samples) // 500)]
-    questions = Questioner(words, LENGTH).answers(some, [[str(s.answer)] for s in some])
+    questions = Questioner(words, LENGTH, overlong="cut").answers(
+        some, [[str(s.answer)] for s in some]
+    )
     watch = _Enough(questions, wanted, -(-len(table) // batch_size))
     learner.learn(Stream("answers", [experience], "text", 0, ()), [watch])
     with zoo.whole(path) as temporary:

@@ -202,7 +202,7 @@ def counterfactual(
 
 def opened(model: Any, memory: SideMemory, tokenizer: Any, prompts: Sequence[str]) -> float:
     """The share of prompts that the router lets the memory answer."""
-    questions = Questioner(tokenizer, knowing.LENGTH).answers(
+    questions = Questioner(tokenizer, knowing.LENGTH, overlong="cut").answers(
         [Sample(prompt=prompt, answer="x") for prompt in prompts], [["x"]] * len(prompts)
     )
     hits = 0
