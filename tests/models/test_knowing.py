@@ -44,3 +44,14 @@ def test_a_tokenizer_fitted_to_the_answers_has_their_words_as_one_token(
     assert found.model.config.vocab_size == len(found.tokenizer) <= 320
     with pytest.raises(UsageError, match="has read nothing yet"):
         knowing.model_of(samples, **options)
+
+
+def test_prompts_that_are_too_long_are_learned_and_asked_without_their_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(zoo.VARIABLE, str(tmp_path))
+    long = " ".join(["word"] * (knowing.LENGTH + 5))
+    samples = [Sample(prompt=f"{long} {name} is", answer=name) for name in ("red", "blue")] * 2
+    options = {"width": 32, "depth": 1, "epochs": 80, "lr": 0.01, "batch_size": 4, "wanted": 0.9}
+    found = knowing.model_of(samples, pretrained=False, vocabulary=300, **options)
+    assert knowing.exact_match(found.model, found.tokenizer, samples) == 1.0
