@@ -420,7 +420,7 @@ STUDY = Study(
         "A routed side memory with sharded edits is reliable, general and local at once, over many "
         "edits."
     ),
-    minutes={"data": 25, "digits": 25, "quick": 0.5},
+    minutes={"data": 30, "digits": 30, "quick": 0.5},
     data=("zsre/edits.jsonl.gz",),
     arms=arms,
     measure=measure,
