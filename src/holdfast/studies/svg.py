@@ -96,7 +96,7 @@ def _legend(labels: Sequence[str], colour: dict[str, str]) -> tuple[str, int]:
         return "", 0
     parts, x, row = [], float(LEFT), 0
     for label in labels:
-        room = 26 + 7 * len(label)
+        room = 28 + 7.5 * len(label)
         if x + room > WIDTH - RIGHT:
             x, row = LEFT, row + 1
         y = 14 + 20 * row
