@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from holdfast.language.fields import Sample
 from holdfast.methods import WISE
-from holdfast.studies import wise
+from holdfast.studies import present, wise
 from holdfast.studies.study import Results
 
 
@@ -60,3 +60,21 @@ def test_claims_judge_made_up_results():
     assert verdicts[5:] == ["not reproduced", "reproduced"]
     runs[wise.MERGE] = run(0.9, 0.9, 0.9, rephrases=0.4)
     assert wise.CLAIMS[4].judge(Results(runs)).decision == "partly"
+
+
+def test_what_is_measured_fills_every_table_of_the_report():
+    settings = wise.arms("quick")
+    measured = {arm: wise.measure(settings[arm], 0) for arm in (wise.MERGE, "FT-L")}
+    assert set(measured[wise.MERGE]["opened"]) == {"edits", "rephrases", "unrelated", "own kind"}
+    assert measured["FT-L"]["opened"] == {}
+    assert [point["edits"] for point in measured["FT-L"]["way"]] == [1, 3]
+    assert measured["FT-L"]["before"]["locality"] == 1.0
+    results = Results({arm: [measured.get(arm, measured["FT-L"])] * 2 for arm in wise.ARMS})
+    grids = wise.grids(results)
+    verdicts = [claim.judge(results) for claim in wise.CLAIMS]
+    outcome = present.Outcome(wise.STUDY, "quick", 2, 0.1, settings, verdicts, grids, [])
+    text, page = present.markdown(outcome), present.page(outcome)
+    for arm in wise.ARMS:
+        assert f"\n| {arm} |" in text
+    assert f"\n## {grids[0].title}\n\n{grids[0].note}\n\n| editor |" in text
+    assert f"<h2>{grids[0].title}</h2><p>The model names" in page

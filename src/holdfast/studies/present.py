@@ -104,7 +104,8 @@ def markdown(outcome: Outcome) -> str:
     for figure in outcome.figures:
         lines += ["", f"![{figure.caption}](figures/{figure.name}.svg)", "", figure.caption]
     for grid in outcome.grids:
-        lines += ["", f"## {grid.title}", "", "| " + " | ".join(grid.header) + " |"]
+        lines += ["", f"## {grid.title}", "", *([grid.note, ""] if grid.note else [])]
+        lines.append("| " + " | ".join(grid.header) + " |")
         lines.append("| --- " + "| ---: " * (len(grid.header) - 1) + "|")
         lines += ["| " + " | ".join(row) + " |" for row in grid.rows]
     lines += ["", "## Differs from the paper", ""]
@@ -156,7 +157,8 @@ def _html_grid(grid: Grid) -> str:
     rows = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in grid.rows
     )
-    return f"<h2>{escape(grid.title)}</h2><div><table><tr>{header}</tr>{rows}</table></div>"
+    note = f"<p>{escape(grid.note)}</p>" if grid.note else ""
+    return f"<h2>{escape(grid.title)}</h2>{note}<div><table><tr>{header}</tr>{rows}</table></div>"
 
 
 def _mark(finding: Finding) -> str:

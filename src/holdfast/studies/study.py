@@ -163,11 +163,13 @@ class Grid:
         title: What it shows.
         header: Of its columns, the first for the rows' names.
         rows: Name and cells, already as text.
+        note: What its columns are, where their names do not say it all.
     """
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    note: str = ""
 
 
 @dataclass(frozen=True)

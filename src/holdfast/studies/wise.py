@@ -368,14 +368,15 @@ def grids(results: Results) -> list[Grid]:
     ]
     return [
         Grid(
-            f"After {points[-1]} edits in sequence, in percent; the model names {known} % of "
-            "unseen sentences' intents. Reliability and generalization: share of targets that the "
-            "model would write token for token after the prompt, and after it without a word; "
-            "locality and own kind: share of the tokens of what was said before any edit, of "
-            "unseen questions of the other kind and sentences of the edits' own, that still are "
-            "the likeliest; by tokens: reliability as a share of tokens",
+            f"After {points[-1]} edits in sequence, in percent",
             header,
             tuple(final),
+            f"The model names {known} % of unseen sentences' intents. Reliability and "
+            "generalization: share of targets that it would write token for token after the "
+            "prompt, and after it without a word. Locality and own kind: share of the tokens of "
+            "what was said before any edit, of unseen questions of the other kind and sentences "
+            "of the edits' own, that still are the likeliest. By tokens: reliability as a share of "
+            "tokens.",
         ),
         Grid(
             "Share of prompts that a memory answers, in percent", ("editor", *places), tuple(doors)
