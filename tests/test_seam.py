@@ -10,12 +10,14 @@ from torch import nn
 
 from holdfast import streams
 from holdfast.data import Table
-from holdfast.errors import StreamRefused
+from holdfast.errors import StreamRefused, UsageError
 from holdfast.learner import Learner
-from holdfast.method import Method
+from holdfast.method import Method, Phase, chain
 from holdfast.methods import ER
 from holdfast.objective import Objective
+from holdfast.optim.schedules import cosine
 from holdfast.stream import Experience, Stream
+from holdfast.testing import check_method
 
 
 class Reconstruction(Objective):
@@ -112,3 +114,56 @@ def test_such_a_run_is_restored_exactly() -> None:
     again.restore(later, first.state_dict())
     again.learn(later)
     assert again.record.matrix == whole.record.matrix
+
+
+class Twice(Method):
+    """Goes through an experience again at a tenth of the rate, on its first ten examples."""
+
+    remembers = ("turns",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turns = 0
+        self.rates: list[tuple[int, int, float]] = []
+
+    def phases(self, learner: Any) -> list[Phase]:
+        return [Phase(), Phase(epochs=3, rate=0.1, schedule=cosine)]
+
+    def turn(self, learner: Any) -> None:
+        self.turns += 1
+
+    def select(self, learner: Any, table: Table) -> Table:
+        return table.take(slice(0, 10)) if learner.phase else table
+
+    def step(self, learner: Any) -> None:
+        rate = learner.optimizer.param_groups[0]["lr"]
+        self.rates.append((learner.phase, learner.epoch, rate))
+
+
+def test_a_method_may_go_through_an_experience_again_with_its_own_epochs_and_rates() -> None:
+    twice = Twice()
+    learner = Learner(autoencoder(), twice, objective=Reconstruction(), batch_size=5, epochs=2)
+    learner.learn(unlabelled())
+    first = twice.rates[: len(twice.rates) // 5]
+    again = [(phase, epoch, pytest.approx(rate)) for phase, epoch, rate in first if phase]
+    assert [rate for phase, _, rate in first if not phase] == [0.01] * 24
+    # cosine(epoch, 3) = 1, 3/4, 1/4
+    assert (
+        [r for r in first if r[0]]
+        == again
+        == [
+            *[(1, 0, pytest.approx(0.001))] * 2,
+            *[(1, 1, pytest.approx(0.00075))] * 2,
+            *[(1, 2, pytest.approx(0.00025))] * 2,
+        ]
+    )
+    assert twice.turns == 5
+
+
+def test_phases_keep_the_contract() -> None:
+    assert check_method(Twice, only=["determinism", "exact_resume", "state_dict"])
+
+
+def test_two_methods_that_decide_the_phases_are_refused() -> None:
+    with pytest.raises(UsageError, match="both decide how often an experience is gone through"):
+        chain(Twice(), Twice())

@@ -20,7 +20,7 @@ from holdfast.data import Batch, Batches, Table, columns, size
 from holdfast.divergence import LossWatch, check_weights
 from holdfast.errors import UsageError, at_least
 from holdfast.evaluation import Record, Scorer, Scores, TestSets, undisturbed
-from holdfast.method import Method, refuse_unfit
+from holdfast.method import Method, Phase, refuse_unfit
 from holdfast.objective import Classification, Objective
 from holdfast.optim.carry import carry_state
 from holdfast.optim.schedules import Schedule, StepSchedule, constant
@@ -139,9 +139,12 @@ class Learner:
         self.outputs: Tensor  # of the latest pass, if so
         self.index = 0  # of the experience at hand, or next
         self.step = 0  # within the experience
+        self.phases: Sequence[Phase] = (Phase(),)  # of the experience
+        self.phase = 0  # at hand
         self.updates = 0  # in all experiences
         self.enough = False  # ends the experience after the step at hand
         self._at_epoch = -1  # whose learning rate is set
+        self._phase_began = 0  # at which step
 
     # A run, from the outside in.
 
@@ -203,8 +206,8 @@ class Learner:
         if self.pretrained and not self.index:
             self.meter.counted(lambda: self._call("inherit"))
         self.meter.counted(lambda: self._call("begin", experience))
+        self.step, self.enough = 0, False
         self.lay_out(experience)
-        self.step, self.enough, self._at_epoch = 0, False, -1
 
     def expand(self, experience: Experience) -> None:
         """Make room for an experience's classes: in the head, and wherever methods need it."""
@@ -235,6 +238,16 @@ class Learner:
                 f"{type(self.model).__name__} has no trainable parameters; train some, or use a "
                 "method that needs none (ncm)."
             )
+        self._go_through(observers)
+        while self.phase + 1 < len(self.phases) and not self.enough:
+            self.meter.counted(lambda: self._call("turn"))
+            self.renew_optimizer()
+            self.lay_out(self.experience, self.phase + 1)
+            self._go_through(observers)
+
+    def _go_through(self, observers: Sequence[Observer]) -> None:
+        """The phase at hand, from where it stands to its end."""
+        assert self.batches is not None
         every = self.evaluate_every
         for passes in self._passes(self.batches):
             self._set_learning_rate()
@@ -375,6 +388,11 @@ class Learner:
         return self.batches.epoch if self.batches is not None else 0
 
     @property
+    def phase_step(self) -> int:
+        """The step within the phase at hand, from 0."""
+        return self.step - self._phase_began
+
+    @property
     def last(self) -> bool:
         """Whether nothing is learned after the experience at hand."""
         return self.stream is not None and self.stream.final and self.index + 1 == len(self.stream)
@@ -396,6 +414,8 @@ class Learner:
         return {
             "index": self.index,
             "step": self.step,
+            "phase": self.phase,
+            "phase_began": self._phase_began,
             "updates": self.updates,
             "enough": self.enough,
             "model": self.model.state_dict(),
@@ -428,9 +448,10 @@ class Learner:
         self.meter.load_state_dict(state["meter"])
         self.index, self.step = state["index"], state["step"]
         self.updates = state.get("updates", self.meter.steps)
-        self.enough, self._at_epoch = state.get("enough", False), -1
+        self.enough = state.get("enough", False)
         if inside:
-            self.lay_out(stream[self.index])
+            self.lay_out(stream[self.index], state.get("phase", 0))
+            self._phase_began = state.get("phase_began", 0)
             assert self.batches is not None
             self.batches.load_state_dict(state["batches"])
         self.generator.set_state(state["generator"])
@@ -458,12 +479,20 @@ class Learner:
         self._fit, self._serving = overriding("fit"), overriding("serving")
         self._rows = overriding("epoch_rows")
 
-    def lay_out(self, experience: Experience) -> None:
+    def lay_out(self, experience: Experience, phase: int = 0) -> None:
+        """The batches of a phase of an experience, from its first."""
+        parts = list(self.method.parts())
+        deciding = next((p for p in parts if p.overrides("phases")), parts[0])
+        self.phases, self.phase = deciding.phases(self), phase
+        self._phase_began, self._at_epoch = self.step, -1
         table = experience.train
-        for part in self.method.parts():
+        for part in parts:
             table = part.select(self, table)
         table = table.to(self.device)
         epochs = self.epochs if experience.epochs is None else experience.epochs
+        asked = self.phases[phase].epochs
+        if asked is not None and experience.epochs != 0:
+            epochs = asked
         rows = partial(self._rows[0], self, table) if self._rows else None
         self.batches = Batches(table, self.batch_size, epochs, self.generator, rows)
 
@@ -501,22 +530,24 @@ class Learner:
 
     @property
     def planned(self) -> int:
-        """Updates that the experience at hand takes."""
+        """Updates that the phase at hand takes."""
         if self.batches is None:
             return 0
         return self.batches.updates(self.accumulate)
 
     def _set_learning_rate(self) -> None:
-        if isinstance(self.schedule, StepSchedule):
-            factor = self.schedule.factor(self.step, self.planned, self.updates, self.index)
+        phase = self.phases[self.phase]
+        schedule = phase.schedule or self.schedule
+        if isinstance(schedule, StepSchedule):
+            factor = schedule.factor(self.phase_step, self.planned, self.updates, self.index)
         elif self._at_epoch == self.epoch:
             return
         else:
             assert self.batches is not None
-            factor = self.schedule(self.epoch, self.batches.epochs)
+            factor = schedule(self.epoch, self.batches.epochs)
         self._at_epoch = self.epoch
         for group, rate in zip(self.optimizer.param_groups, self._base_rates, strict=True):
-            group["lr"] = rate * factor
+            group["lr"] = rate * factor * phase.rate
 
     def _objective(self, stream: Stream) -> Objective:
         if stream.scenario == "text":

@@ -6,6 +6,8 @@ A `Method` overrides only the points of the step that it needs:
     expand(learner, experience)           grow with an experience's classes; freeze, add parameters
     inherit(learner)                      once, if the model comes knowing something: keep that too
     begin(learner, experience)            before an experience is trained on
+    phases(learner)                       how often an experience is gone through, and how
+    turn(learner)                         between two of these
     select(learner, table)                choose what to train on
     epoch_rows(learner, table, epoch)     which of its rows an epoch goes through, None: all
     fit(learner, table)                   instead of gradient training, where it answers True
@@ -22,8 +24,8 @@ A `Method` overrides only the points of the step that it needs:
 `batch`, `logits` and `loss` run once per forward pass, `gradients` and `step` once per update:
 under gradient accumulation these differ. `expand` must depend on the experience's description
 alone (never on data, weights or chance), because it is replayed when a checkpoint is restored.
-`setup` is repeated then too, so expensive preparation belongs in the first `begin`, and `select`
-must be repeatable from the method's own state.
+`setup` is repeated then too, so expensive preparation belongs in the first `begin`; `select` must
+be repeatable from the method's own state, and `phases` from its arguments and the experience.
 
 The first rows of a batch are always those that the stream brought, in order; they are also in
 `learner.incoming`, as they came. What other methods mix in comes after them. A method that gives up
@@ -36,7 +38,7 @@ pass answered; a method that answers otherwise puts its own answer there, in `lo
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -52,6 +54,7 @@ from holdfast.stream import Experience, Stream
 
 if TYPE_CHECKING:
     from holdfast.learner import Learner
+    from holdfast.optim.schedules import Schedule
 
 Family = Literal[
     "bound",
@@ -59,6 +62,7 @@ Family = Literal[
     "penalty",
     "distillation",
     "projection",
+    "isolation",
     "prototype",
     "correction",
     "sparse",
@@ -94,6 +98,24 @@ KINDS: dict[str, str] = {
 """Kinds of streams, in words."""
 
 ALL_KINDS = frozenset(KINDS)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One way of going through an experience; most methods have a single, plain one.
+
+    Every phase begins with a fresh optimizer (or goes on with the old one, where the learner keeps
+    it), asks `select` what to train on, and follows the schedule of learning rates from its start.
+
+    Attributes:
+        epochs: Times; None: as many as the learner makes.
+        rate: Factor on the learning rate.
+        schedule: Of the learning rate; None: the learner's.
+    """
+
+    epochs: int | None = None
+    rate: float = 1.0
+    schedule: Schedule | None = None
 
 
 @dataclass(frozen=True)
@@ -150,6 +172,11 @@ class Method(Remembers):
     def inherit(self, learner: Learner) -> None: ...
 
     def begin(self, learner: Learner, experience: Experience) -> None: ...
+
+    def phases(self, learner: Learner) -> Sequence[Phase]:
+        return (Phase(),)
+
+    def turn(self, learner: Learner) -> None: ...
 
     def select(self, learner: Learner, table: Table) -> Table:
         return table
@@ -265,11 +292,11 @@ def chain(*methods: Method) -> Method:
         methods: One or more methods; chains are flattened.
 
     Raises:
-        UsageError: If two of them replace gradient training (`fit`), choose the rows of an epoch
-            (`epoch_rows`), decide the prediction (`predict`) or bring adapters, if one chooses
-            among weights that another freezes, if one acts during training steps and another makes
-            none, if one drops what those before it add to the loss, or if one object is given
-            twice.
+        UsageError: If two of them replace gradient training (`fit`), decide the phases of an
+            experience (`phases`) or the rows of an epoch (`epoch_rows`), decide the prediction
+            (`predict`) or bring adapters, if one chooses among weights that another freezes, if one
+            acts during training steps and another makes none, if one drops what those before it add
+            to the loss, or if one object is given twice.
 
     Example:
         >>> from holdfast.methods import ER, WA
@@ -283,6 +310,7 @@ def chain(*methods: Method) -> Method:
         raise UsageError("chain() was given one method object twice; give two objects.")
     for hook, what in (
         ("fit", "replace gradient training"),
+        ("phases", "decide how often an experience is gone through"),
         ("epoch_rows", "choose the rows of an epoch"),
         ("predict", "decide the prediction"),
     ):

@@ -95,8 +95,8 @@ def _train(learner: Learner, experience: Any, updates: int) -> None:
     learner.experience = experience
     for part in learner.method.parts():
         part.begin(learner, experience)
-    learner.lay_out(experience)
     learner.step, learner.enough = 0, False
+    learner.lay_out(experience)
     try:
         learner.train([_Enough(updates)])
         learner.check_losses()

@@ -70,7 +70,8 @@ def progress(learner: Learner) -> float:
     """How much of the stream has been learned, from 0 to 1; experiences count equally."""
     assert learner.stream is not None
     steps = len(learner.batches) if learner.batches is not None else 0
-    return (learner.index + (learner.step / steps if steps else 0)) / len(learner.stream)
+    done = learner.phase + (learner.phase_step / steps if steps else 0)
+    return (learner.index + done / len(learner.phases)) / len(learner.stream)
 
 
 def serve() -> None:

@@ -22,6 +22,7 @@ def refuse(trainer: Trainer, method: Method) -> None:
         for hook, what in (
             ("fit", "replaces gradient training, which is what a Trainer does"),
             ("logits", "changes class logits before the loss, which a Trainer computes itself"),
+            ("phases", "goes through an experience in its own way, and a Trainer in its own"),
             ("epoch_rows", "chooses the rows of every epoch, which a Trainer draws itself"),
             ("predict", "decides predictions, which a Trainer takes from the model itself"),
         ):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.data import Table
-from holdfast.errors import StreamRefused, UsageError
+from holdfast.errors import StreamRefused, UsageError, unknown
 from holdfast.evaluation import TestSets
 from holdfast.method import KINDS, Method, chain
 from holdfast.stream import Experience, Stream
@@ -44,6 +44,7 @@ def check_method(make: Factory, only: Sequence[str] | None = None) -> list[str]:
 
     Raises:
         ContractError: At the first check that fails.
+        UsageError: If there is no check of a name given.
 
     Example:
         >>> from holdfast.methods import ER
@@ -52,6 +53,8 @@ def check_method(make: Factory, only: Sequence[str] | None = None) -> list[str]:
     """
     names = list(CHECKS) if only is None else list(only)
     for name in names:
+        if name not in CHECKS:
+            raise unknown("check", name, CHECKS)
         CHECKS[name](make)
     return names
 
