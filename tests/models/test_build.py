@@ -141,3 +141,29 @@ def test_any_module_that_ends_in_a_linear_layer_becomes_a_classifier() -> None:
 def test_other_modules_do_not_become_classifiers(model: nn.Module) -> None:
     with pytest.raises(UsageError, match="does not end in a linear layer"):
         as_classifier(model)
+
+
+def test_an_mlp_may_have_another_activation_and_drop_units_in_training(
+    make_stream: Callable[..., Stream],
+) -> None:
+    model = build("mlp(width=8, depth=2, activation=tanh, dropout=0.5)", make_stream(), seed=0)
+    kinds = [type(layer).__name__ for layer in model.backbone[1]]
+    assert kinds == ["Flatten", *["Linear", "Tanh", "Dropout"] * 2]
+    x = torch.ones(64, 5)
+    assert (model.train().features(x) == 0).float().mean().item() == pytest.approx(0.5, abs=0.1)
+    assert not (model.eval().features(x) == 0).any()
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("mlp(activation=relo)", "no activation 'relo'. Did you mean 'relu'"),
+        ("mlp(dropout=1.0)", "dropout must be at least 0 and below 1; given: 1.0"),
+        ("mlp(dropout=none)", "dropout of mlp cannot be none"),
+    ],
+)
+def test_an_mlps_activation_and_dropout_are_checked(
+    spec: str, said: str, make_stream: Callable[..., Stream]
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        build(spec, make_stream())

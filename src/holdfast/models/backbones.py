@@ -6,20 +6,42 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from holdfast.errors import UsageError, unknown
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU}
+
 
 class MLP(nn.Sequential):
-    """Fully connected layers with ReLU.
+    """Fully connected layers.
 
     Args:
         inputs: Number of values in one input, whatever its shape.
         width: Units a hidden layer.
         depth: Hidden layers.
+        activation: After each: `relu`, `tanh` or `gelu`.
+        dropout: Share of each hidden layer's units that is dropped in training.
+
+    Raises:
+        UsageError: If there is no such activation, or if the share is not in 0..1 (exclusive).
     """
 
-    def __init__(self, inputs: int, width: int = 256, depth: int = 2) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        width: int = 256,
+        depth: int = 2,
+        activation: str = "relu",
+        dropout: float = 0.0,
+    ) -> None:
+        if activation not in ACTIVATIONS:
+            raise unknown("activation", activation, ACTIVATIONS)
+        if not 0 <= dropout < 1:
+            raise UsageError(f"dropout must be at least 0 and below 1; given: {dropout}.")
         layers: list[nn.Module] = [nn.Flatten()]
         for layer in range(depth):
-            layers += [nn.Linear(inputs if layer == 0 else width, width), nn.ReLU()]
+            layers += [nn.Linear(inputs if layer == 0 else width, width), ACTIVATIONS[activation]()]
+            if dropout:
+                layers.append(nn.Dropout(dropout))
         super().__init__(*layers)
         self.width = width if depth else inputs
 

@@ -20,8 +20,14 @@ from holdfast.stream import Stream
 HeadPolicy = Literal["full", "growing"]
 
 
-def _mlp(stream: Stream, width: int = 256, depth: int = 2) -> MLP:
-    return MLP(math.prod(stream.shape), width, depth)
+def _mlp(
+    stream: Stream,
+    width: int = 256,
+    depth: int = 2,
+    activation: str = "relu",
+    dropout: float = 0.0,
+) -> MLP:
+    return MLP(math.prod(stream.shape), width, depth, activation, dropout)
 
 
 def _cnn(stream: Stream, width: int = 32, depth: int = 3) -> CNN:
@@ -48,7 +54,8 @@ def build(spec: str, stream: Stream, head: str = "full", seed: int | None = None
     """A classifier by spec, with inputs standardised as the stream describes.
 
     Args:
-        spec: `mlp(width=256, depth=2)`, `cnn(width=32, depth=3)` or `resnet18(width=20)`.
+        spec: `mlp(width=256, depth=2, activation=relu, dropout=0)`, `cnn(width=32, depth=3)` or
+            `resnet18(width=20)`.
         stream: What it is for: shape of the inputs, number of classes.
         head: `"full"`: a linear row for every class from the start; `"growing"`: rows appear with
             their classes; `"cosine"`: the same, by cosine similarity; `"multi"`: one linear layer
@@ -68,6 +75,10 @@ def build(spec: str, stream: Stream, head: str = "full", seed: int | None = None
     arguments = bind(wanted, partial(make, stream), "model")
     for name, value in arguments.items():
         least = 0 if (wanted.name, name) == ("mlp", "depth") else 1
+        if name in ("activation", "dropout"):  # of these the network says what it accepts
+            if value is None:
+                raise UsageError(f"{name} of {wanted.name} cannot be none; leave it out.")
+            continue
         if value is None or value < least:
             raise UsageError(f"{name} of {wanted.name} must be at least {least}; given: {value}.")
     with torch.random.fork_rng(enabled=seed is not None):
