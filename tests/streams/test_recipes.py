@@ -85,6 +85,15 @@ def test_angles_spread_evenly_over_the_half_circle_or_go_by_steps(source):
         assert torch.equal(experience.train["y"], source.train["y"])
 
 
+def test_angles_may_be_drawn_from_the_half_circle(source):
+    few = {"angles": "drawn", "limit": 10, "test_limit": 10}
+    degrees = [float(e.name.split()[0]) for e in rotated(source, "r", 3, 60, **few)]
+    assert 0 <= min(degrees) < 15 < 75 < sum(degrees) / 60 < 105 < 165 < max(degrees) <= 180
+    assert degrees != sorted(degrees)
+    again = rotated(source, "r", 3, 2, **few)
+    assert [float(e.name.split()[0]) for e in again] == degrees[:2]
+
+
 @pytest.mark.parametrize("recipe", [permuted, rotated])
 def test_domains_keep_bytes_and_all_classes(source, recipe):
     stream = recipe(source, "s", 0)
@@ -122,6 +131,8 @@ def test_a_single_class_cannot_be_split(source):
             {"test_limit": 2.5},
             "test_limit must be a whole number from 1 or none; given: 2.5",
         ),
+        (rotated, {"angles": "any"}, "angles must be even or drawn; given: 'any'"),
+        (rotated, {"angles": "drawn", "step": 9.0}, "step is for angles='even'; given: step=9"),
         (permuted, {"experiences": 0}, "experiences must be a whole number from 1; given: 0"),
         (permuted, {"first": "second"}, "first must be identity or permuted"),
         (rotated, {"step": "far"}, "step must be a number of degrees or none; given: 'far'"),

@@ -123,6 +123,7 @@ def rotated(
     seed: int = 0,
     *,
     step: float | None = None,
+    angles: recipes.Angles = "even",
     online: bool = False,
     limit: int | None = None,
     test_limit: int | None = None,
@@ -134,9 +135,10 @@ def rotated(
     Args:
         train: What to learn from; see `Given`.
         test: What to test on; None: a fifth of each class of `train`, drawn by seed.
-        experiences: How many angles; the first is 0.
-        seed: Draws what `limit` keeps.
+        experiences: How many angles; the first is 0, unless it is drawn.
+        seed: Draws what `limit` keeps, and angles that are to be drawn.
         step: Degrees from one to the next, counter-clockwise; None: 180 / experiences.
+        angles: `"even"`, or `"drawn"`: each uniformly over the half circle.
         online: Whether each example may be seen only once.
         limit: Training examples an experience, drawn anew for each; None: all.
         test_limit: Likewise, test examples.
@@ -149,7 +151,7 @@ def rotated(
     """
     source = _source(train, test, seed, class_names, name)
     return recipes.rotated(
-        source, name, seed, experiences, step, online, limit, test_limit
+        source, name, seed, experiences, step, angles, online, limit, test_limit
     ).validated()
 
 

@@ -24,6 +24,7 @@ from holdfast.streams.source import Source, class_incremental, domain_incrementa
 Known = Literal["class", "task"]
 Order = Literal["seed", "natural"]
 First = Literal["identity", "permuted"]
+Angles = Literal["even", "drawn"]
 Change = Literal["abrupt", "gradual"]
 
 
@@ -129,6 +130,7 @@ def rotated(
     seed: int,
     experiences: int = 5,
     step: float | None = None,
+    angles: Angles = "even",
     online: bool = False,
     limit: int | None = None,
     test_limit: int | None = None,
@@ -138,10 +140,12 @@ def rotated(
     Args:
         source: The data: images.
         name: Of the stream.
-        seed: Draws what `limit` keeps.
-        experiences: How many angles; the first is 0.
+        seed: Draws what `limit` keeps, and angles that are to be drawn.
+        experiences: How many angles; the first is 0, unless it is drawn.
         step: Degrees from one to the next, counter-clockwise; None: 180 / experiences, which
             spreads them evenly over the half circle without its end.
+        angles: `"even"`: as `step` says; or `"drawn"`: each by seed, uniform over the half circle,
+            the first too.
         online: Whether each example may be seen only once.
         limit: Training examples an experience, drawn anew for each; None: all.
         test_limit: Likewise, test examples.
@@ -151,18 +155,26 @@ def rotated(
         UsageError: If an argument is out of range.
 
     Source: Lopez-Paz and Ranzato, "Gradient episodic memory for continual learning" (2017), who
-    draw each angle from its part of the half circle; here the angles are fixed.
+    draw each angle from its part of the half circle; angles drawn from all of it are those of
+    Buzzega et al., "Dark experience for general continual learning" (2020).
     """
     _at_least_one("experiences", experiences)
+    _one_of("angles", angles, get_args(Angles))
     number = isinstance(step, (int, float)) and not isinstance(step, bool)
     if step is not None and not (number and math.isfinite(step)):
         raise UsageError(f"step must be a number of degrees or none; given: {step!r}.")
+    if angles == "drawn" and step is not None:
+        raise UsageError(f"step is for angles='even'; given: step={step:g} with angles='drawn'.")
     turn = 180 / experiences if step is None else step
+    degrees = [index * turn for index in range(experiences)]
+    if angles == "drawn":
+        generator = torch.Generator().manual_seed(seed)
+        degrees = (180 * torch.rand(experiences, generator=generator)).tolist()
     parts = _limited([(source.train, source.test)] * experiences, limit, test_limit, seed)
     domains = []
-    for index, (train, test) in enumerate(parts):
-        changed = [part.with_columns(x=rotate(part["x"], index * turn)) for part in (train, test)]
-        domains.append((f"{index * turn:g} degrees", changed[0], changed[1]))
+    for (train, test), angle in zip(parts, degrees, strict=True):
+        changed = [part.with_columns(x=rotate(part["x"], angle)) for part in (train, test)]
+        domains.append((f"{angle:.4g} degrees", changed[0], changed[1]))
     return replace(domain_incremental(source, domains, name), online=online)
 
 
