@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from holdfast.data import Table
-from holdfast.errors import StreamRefused
+from holdfast.errors import StreamRefused, UsageError
 from holdfast.method import chain
 from holdfast.methods import ER, LwF
 from holdfast.models import build
@@ -24,6 +24,33 @@ def softened_kl(outputs, old, temperature):
         reduction="batchmean",
         log_target=True,
     )
+
+
+def test_what_was_learned_may_weigh_by_its_share_of_the_experiences(numbered, learned, watching):
+    teachers, compared = [], []
+
+    def loss(self, learner, batch, outputs, loss):
+        n, first = learner.index + 1, 2 * learner.index
+        task = F.cross_entropy(outputs[:, first:], batch["y"] - first)
+        expected = task
+        if n > 1:
+            old = teachers[-1](batch["x"])[:, :first].detach()
+            cross = -((old / 2).softmax(1) * (outputs[:, :first] / 2).log_softmax(1)).sum(1)
+            expected = task / n + (1 - 1 / n) * 1.5 * 2**2 * cross.mean()
+        torch.testing.assert_close(loss, expected)
+        compared.append(n)
+        return loss
+
+    def end(self, learner, experience):
+        teachers.append(deepcopy(learner.model))
+
+    learned(numbered(), chain(LwF(alpha=1.5, balance="experiences"), watching(loss=loss, end=end)))
+    assert set(compared) == {1, 2, 3}
+
+
+def test_a_balance_that_does_not_exist_is_refused():
+    with pytest.raises(UsageError, match="balance must be none or experiences; given: 'half'"):
+        LwF(balance="half")
 
 
 @pytest.mark.parametrize("scenario", ["class", "task", "domain"])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from holdfast.data import Batch, columns
+from holdfast.errors import UsageError
 from holdfast.losses import distillation
 from holdfast.memory.requests import RETAIN, Retained, of_request, unlearns
 from holdfast.method import ALL_KINDS, Method, Tags
@@ -16,6 +17,9 @@ from holdfast.models.snapshot import Snapshot
 if TYPE_CHECKING:
     from holdfast.learner import Learner
     from holdfast.stream import Experience, Stream
+
+
+Balance = Literal["none", "experiences"]
 
 
 class LwF(Method):
@@ -35,6 +39,12 @@ class LwF(Method):
         warmup_epochs: Epochs at the start of an experience that train the head's new rows only.
         new_classes_only: Whether the stream's examples compete among the classes of their
             experience, and those still to come if the head has them; if not, among all.
+        balance: `none`, or `experiences`: in experience n (from 1) the loss is CE / n +
+            (1 - 1/n) alpha T^2 KD, so that what was learned weighs by its share, after van de Ven
+            and Tolias, "Three scenarios for continual learning" (2019).
+
+    Raises:
+        UsageError: If there is no such balance.
 
     Differs from the paper: `warmup_epochs` is 0 by default, as in most public code; the paper
     trains the new head to convergence first.
@@ -55,10 +65,14 @@ class LwF(Method):
         temperature: float = 2.0,
         warmup_epochs: int = 0,
         new_classes_only: bool = True,
+        balance: Balance = "none",
     ) -> None:
         super().__init__()
+        if balance not in get_args(Balance):
+            raise UsageError(f"balance must be none or experiences; given: {balance!r}.")
         self.alpha, self.temperature = alpha, temperature
         self.warmup_epochs, self.new_classes_only = warmup_epochs, new_classes_only
+        self.balance = balance
 
     def refusal(self, stream: Stream, model: nn.Module) -> str | None:
         if self.warmup_epochs and not hasattr(getattr(model, "head", None), "weight"):
@@ -89,10 +103,13 @@ class LwF(Method):
             batch = learner.augmented(self.retained.draw(learner, max(1, learner.stream_rows)))
             outputs = learner.objective.forward(learner.model, batch)
         old = self.teacher.outputs(learner.objective.forward, batch)
+        weight = self.alpha * self.temperature**2
+        if self.balance == "experiences":
+            new = 1 / (learner.index + 1)
+            loss, weight = new * loss, (1 - new) * weight
         for classes in self.heads:
             kept = distillation(outputs[..., classes], old[..., classes], self.temperature)
-            mean = learner.objective.mean(kept, batch)
-            loss = loss + self.alpha * self.temperature**2 * mean
+            loss = loss + weight * learner.objective.mean(kept, batch)
         return loss
 
     def expand(self, learner: Learner, experience: Experience) -> None:
