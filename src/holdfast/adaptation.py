@@ -19,6 +19,7 @@ from holdfast.data import Table
 from holdfast.errors import CheckpointError, DataError, UsageError
 from holdfast.pace import Pace
 from holdfast.settings import read_json
+from holdfast.stream import white_in
 from holdfast.streams.drift import Domain, Drift
 
 
@@ -313,7 +314,7 @@ def _of_run(folder: Path) -> SourceModel:
         model,
         stream.class_names or tuple(str(label) for label in range(stream.classes)),
         stream.shape,
-        stream.white or (255.0 if raw.dtype == torch.uint8 else 1.0),
+        white_in(raw, stream.white),
         Table.concat([experience.test for experience in stream]),
         Table.concat([experience.train for experience in stream]),
     )

@@ -26,6 +26,7 @@ class Config(Settings):
         model: Spec of the model, or the folder of a language model; None: by the stream's inputs
             (`holdfast.run.default_model`).
         head: `full`, `growing`, `cosine`, `multi` or `prototype`.
+        inputs: How a classifier scales them: `standard` (mean 0, deviation 1) or `unit` (0 to 1).
         seed: Of the stream, the initial weights and all random choices.
         epochs: Passes over each experience; None: 5, or 1 on an online stream and for language.
         batch_size: Examples that the stream brings to a forward pass; None: 32, or 8 for language.
@@ -65,6 +66,11 @@ class Config(Settings):
         None, "mlp, cnn, resnet18, llama, gpt2 or a checkpoint's folder (default: by the inputs)."
     )
     head: str = setting("full", "full, growing, cosine, multi or prototype.")
+    inputs: str = setting(
+        "standard",
+        "standard (mean 0, deviation 1) or unit (0 to 1).",
+        choices=("standard", "unit"),
+    )
     seed: int = setting(0, "Seed of all random choices.", least=0, below=2**63)
     epochs: int | None = setting(
         None, "Passes over each experience (default: 5; 1 if online or language).", least=1

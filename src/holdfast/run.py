@@ -119,7 +119,13 @@ def build(config: Config) -> tuple[Learner, Stream]:
     else:
         stream = streams.build(config.stream, seed=config.seed, experiences=config.experiences)
         config = resolved(config, stream)
-        model = models.build(str(config.model), stream, head=config.head, seed=config.seed)
+        model = models.build(
+            str(config.model),
+            stream,
+            head=config.head,
+            seed=config.seed,
+            inputs="unit" if config.inputs == "unit" else "standard",
+        )
     options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.optimizer == "sgd":
         options["momentum"] = config.momentum
@@ -164,7 +170,11 @@ def resolved(config: Config, stream: Stream) -> Config:
 
 def _language(config: Config) -> tuple[nn.Module, Stream]:
     """The language model of a configuration, and the stream in its tokens."""
-    for name, value, usual in (("head", config.head, "full"), ("augment", config.augment, None)):
+    for name, value, usual in (
+        ("head", config.head, "full"),
+        ("inputs", config.inputs, "standard"),
+        ("augment", config.augment, None),
+    ):
         if value != usual:
             raise UsageError(f"{name} is for classifiers; {config.stream} is language.")
     loaded = pretrained(config.model or LANGUAGE_MODEL)

@@ -12,6 +12,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from torch import Tensor
 
 from holdfast.data import Table
 from holdfast.errors import DataError
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     from holdfast.evaluation import Scorer
 
 Scenario = Literal["class", "task", "domain", "text"]
+
+
+def white_in(x: Tensor, told: float | None = None) -> float:
+    """The value of white in raw images: as told, or else 255 in bytes and 1 in floats."""
+    return told or (255.0 if x.dtype == torch.uint8 else 1.0)
 
 
 @dataclass(frozen=True)

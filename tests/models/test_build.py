@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from holdfast import streams
 from holdfast.errors import UsageError
 from holdfast.models import CNN, MLP, Classifier, ResNet18, Standardise, as_classifier, build
 from holdfast.stream import Stream
@@ -167,3 +168,16 @@ def test_an_mlps_activation_and_dropout_are_checked(
 ) -> None:
     with pytest.raises(UsageError, match=said):
         build(spec, make_stream())
+
+
+def test_images_may_be_scaled_to_unit_range_instead_of_standardised(
+    make_stream: Callable[..., Stream],
+) -> None:
+    images = streams.build("split-digits(limit=20)")  # white is 16
+    model = build("mlp(width=8)", images, inputs="unit")
+    scaled = model.backbone[0](images[0].train["x"])
+    torch.testing.assert_close(scaled, images[0].train["x"] / 16)
+    with pytest.raises(UsageError, match=r"inputs='unit' is for images .* have shape"):
+        build("mlp", make_stream(), inputs="unit")
+    with pytest.raises(UsageError, match=r"no scale of inputs 'unity'\. Did you mean 'unit'"):
+        build("mlp", images, inputs="unity")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -15,9 +15,9 @@ from holdfast.models.backbones import CNN, MLP, ResNet18
 from holdfast.models.classifier import Classifier, Standardise
 from holdfast.models.heads import HEADS, build_head
 from holdfast.spec import bind, parse_one
-from holdfast.stream import Stream
+from holdfast.stream import Stream, white_in
 
-HeadPolicy = Literal["full", "growing"]
+Inputs = Literal["standard", "unit"]
 
 
 def _mlp(
@@ -50,8 +50,14 @@ def _channels(stream: Stream, name: str) -> int:
 MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": _mlp, "cnn": _cnn, "resnet18": _resnet18}
 
 
-def build(spec: str, stream: Stream, head: str = "full", seed: int | None = None) -> Classifier:
-    """A classifier by spec, with inputs standardised as the stream describes.
+def build(
+    spec: str,
+    stream: Stream,
+    head: str = "full",
+    seed: int | None = None,
+    inputs: Inputs = "standard",
+) -> Classifier:
+    """A classifier by spec, with inputs scaled as the stream describes.
 
     Args:
         spec: `mlp(width=256, depth=2, activation=relu, dropout=0)`, `cnn(width=32, depth=3)` or
@@ -61,6 +67,7 @@ def build(spec: str, stream: Stream, head: str = "full", seed: int | None = None
             their classes; `"cosine"`: the same, by cosine similarity; `"multi"`: one linear layer
             a task; `"prototype"`: distances to class means, which `ncm` fills in.
         seed: Of the initial weights; None: PyTorch's global state.
+        inputs: `"standard"`: to mean 0 and deviation 1; `"unit"`: images to 0 (black) .. 1 (white).
 
     Raises:
         UsageError: If the model, an argument or the head does not exist or does not fit.
@@ -68,6 +75,13 @@ def build(spec: str, stream: Stream, head: str = "full", seed: int | None = None
     wanted = parse_one(spec)
     if wanted.name not in MODELS:
         raise unknown("model", wanted.name, MODELS)
+    if inputs not in get_args(Inputs):
+        raise unknown("scale of inputs", inputs, get_args(Inputs))
+    if inputs == "unit" and len(stream.shape) != 3:
+        raise UsageError(
+            f"inputs='unit' is for images (channels, height, width); the inputs of {stream.name!r} "
+            f"have shape {stream.shape}."
+        )
     kind = "linear" if head == "full" else head
     if kind not in HEADS:
         raise unknown("head", head, {"full", *HEADS})
@@ -88,6 +102,7 @@ def build(spec: str, stream: Stream, head: str = "full", seed: int | None = None
         width = int(backbone.width)  # type: ignore[arg-type]
         task_classes = [len(experience.classes) for experience in stream]
         top = build_head(kind, width, stream.classes, task_classes)
-    return Classifier(
-        nn.Sequential(Standardise(*stream.scale, dims=len(stream.shape)), backbone), top
-    )
+    scale = stream.scale
+    if inputs == "unit":
+        scale = ((0.0,), (white_in(stream[0].train["x"], stream.white),))
+    return Classifier(nn.Sequential(Standardise(*scale, dims=len(stream.shape)), backbone), top)

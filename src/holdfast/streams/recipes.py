@@ -15,7 +15,7 @@ import torch
 
 from holdfast.data import Table
 from holdfast.errors import DataError, UsageError, unknown
-from holdfast.stream import Stream
+from holdfast.stream import Stream, white_in
 from holdfast.streams.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from holdfast.streams.domains import permute, pixels, rotate
 from holdfast.streams.sampling import stratified
@@ -233,7 +233,10 @@ def corrupted(
         raise UsageError("kinds must name at least one corruption; given: none.")
     (clean,) = _limited([(source.train, source.test)], None, test_limit, seed)
     few = clean[0] if limit is None else _limited([clean], limit, None, seed)[0][0]
-    white, generator = white_of(source), torch.Generator().manual_seed(seed)
+    white, generator = (
+        white_in(source.train["x"], source.white),
+        torch.Generator().manual_seed(seed),
+    )
     made: dict[tuple[str, int], tuple[Table, Table]] = {}
     parts = [("clean", clean)]
     for turn in range(rounds):
@@ -259,13 +262,6 @@ def corrupted(
             for experience in stream.experiences[:experiences]
         ],
     )
-
-
-def white_of(source: Source) -> float:
-    """The value of white in a source's images."""
-    if source.white is not None:
-        return source.white
-    return 255.0 if source.train["x"].dtype == torch.uint8 else 1.0
 
 
 def _corrupted(table: Table, kind: str, severity: int, seed: int, white: float) -> Table:

@@ -17,6 +17,7 @@ from holdfast.methods.testtime.views import random_view
 from holdfast.models.norms import affine, use_batch_statistics
 from holdfast.models.snapshot import Snapshot
 from holdfast.optim.averages import follow, put_back
+from holdfast.stream import white_in
 
 if TYPE_CHECKING:
     from holdfast.learner import Learner
@@ -169,7 +170,7 @@ class CoTTA(Method):
                 f"{tuple(x.shape[1:])}: give a `view` of your own, or views=0."
             )
         assert learner.stream is not None
-        white = learner.stream.white or (255.0 if x.dtype == torch.uint8 else 1.0)
+        white = white_in(x, learner.stream.white)
         return (
             random_view(x.float() / white, learner.generator, self.per_image, self.mirror) * white
         )
