@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # One thread a worker: more only make small tensors wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 $(TEST_ARGS)
 
-.PHONY: help setup demo test test-data test-slow check format bench bench-speed bench-attach bench-hft bench-merge bench-edit studies constraints clean
+.PHONY: help setup demo test test-data test-slow check format bench bench-speed bench-attach bench-hft bench-merge bench-edit bench-reference studies constraints clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -77,6 +77,11 @@ bench-edit: $(STAMP)  ## Make 1,000 edits one after another with several editors
 	@test -n "$(HOLDFAST_DATA)" || \
 	  { echo "Set HOLDFAST_DATA to the folder of data sets: make bench-edit HOLDFAST_DATA=FOLDER"; exit 2; }
 	@HOLDFAST_DATA="$(HOLDFAST_DATA)" $(BIN)/python benchmarks/edit.py $(BENCH_ARGS)
+
+bench-reference: $(STAMP)  ## Run published figures at their own settings (HOLDFAST_DATA)
+	@test -n "$(HOLDFAST_DATA)" || \
+	  { echo "Set HOLDFAST_DATA to the folder of data sets: make bench-reference HOLDFAST_DATA=FOLDER"; exit 2; }
+	@HOLDFAST_DATA="$(HOLDFAST_DATA)" $(BIN)/python benchmarks/reference.py $(BENCH_ARGS)
 
 studies: $(STAMP)  ## Run the studies of published claims: claim, observed, verdict
 	@for name in $(STUDIES); do $(BIN)/holdfast study $$name $(STUDY_ARGS) || exit; done

@@ -24,6 +24,7 @@ from holdfast.method import Method, Phase, refuse_unfit
 from holdfast.objective import Classification, Objective
 from holdfast.optim.carry import carry_state
 from holdfast.optim.schedules import Schedule, StepSchedule, constant
+from holdfast.ranks import Ranks
 from holdfast.stream import Experience, Stream
 
 MakeOptimizer = Callable[[list[nn.Parameter]], Optimizer]
@@ -39,7 +40,7 @@ class Observer:
 
 
 class Learner:
-    """Trains a model on one experience after another.
+    """Trains a model on one experience after another; several processes as one (`ranks`).
 
     Args:
         model: Any module from inputs to class logits; methods that need features or a head ask for
@@ -49,7 +50,7 @@ class Learner:
         objective: What is asked of the model; None: classification as the stream describes it, or
             prediction of the next token where it is of language.
         epochs: Times that each experience is gone through.
-        batch_size: Examples that the stream brings to a forward pass.
+        batch_size: Examples that the stream brings to a forward pass, in each process.
         accumulate: Forward passes an update, each weighing as many predictions as it asks for.
         clip: Largest norm of the whole gradient in an update; None: any.
         precision: `"float32"`, or `"bfloat16"` in forward passes (weights stay as they are).
@@ -114,7 +115,9 @@ class Learner:
         self.method = (method or Method()).to(self.device)
         self.make_optimizer, self.optimizer_state = optimizer, optimizer_state
         self.schedule, self.augment = schedule, augment
-        self.epochs, self.batch_size, self.accumulate = epochs, batch_size, accumulate
+        self.ranks = Ranks.here(self.device)
+        self.epochs, self.accumulate = epochs, accumulate
+        self.batch_size = batch_size * self.ranks.count
         self.clip, self.precision, self.pretrained = clip, precision, pretrained
         self.evaluate_every, self.evaluate_subset = evaluate_every, evaluate_subset
         self.seed = seed
@@ -189,6 +192,7 @@ class Learner:
                 f"{stream.name!r} is online: every example comes once, so epochs must be 1; "
                 f"given: {self.epochs}."
             )
+        self.ranks.refuse_alone(self.method)
         self.stream = stream
         self.objective = self._given_objective or self._objective(stream)
         self.test_sets: Scorer = stream.scorer or TestSets(stream)
@@ -280,6 +284,8 @@ class Learner:
             whole = sum(weights)
             losses = [self.descend(b, w / whole) for b, w in zip(passes, weights, strict=True)]
             loss = torch.stack(losses).sum()
+        if self.ranks.count > 1:
+            self.ranks.average([loss, *(p.grad for p in self.parameters if p.grad is not None)])
         for change in self._gradients:
             change(self)
         if self.clip is not None:
@@ -290,20 +296,29 @@ class Learner:
         return loss
 
     def descend(self, incoming: Batch, share: Tensor | float | None = None) -> Tensor:
-        """One forward and backward pass; the gradients of its share of the loss are added up."""
+        """One forward and backward pass; the gradients of its share of the loss are added up.
+
+        Of several processes, each passes its part of the rows.
+        """
         self.incoming = incoming
         batch = incoming
         for mix in self._batch:
             batch = mix(self, batch)
         batch = self.augmented(batch)
         with self.autocast():
-            outputs = self.objective.forward(self.model, batch)
-            if self.answering:
-                self.outputs = outputs.detach()
-            visible = outputs
-            for mask in self._logits:
-                visible = mask(self, batch, visible)
-            loss = self.objective.loss(visible, batch)
+            if self._looks or self.ranks.count == 1:
+                outputs = self._outputs(batch)
+                if self.answering:
+                    self.outputs = outputs.detach()
+                visible = outputs
+                for mask in self._logits:
+                    visible = mask(self, batch, visible)
+                loss = self.objective.loss(visible, batch)
+            else:  # nobody needs the outputs of other processes' rows
+                part = self.ranks.part(batch)
+                outputs = self.objective.forward(self.model, part)
+                weights = self.objective.weight(part), self.objective.weight(batch)
+                loss = self.objective.loss(outputs, part) * self.ranks.share(*weights)
             for term in self._loss:
                 loss = term(self, batch, outputs, loss)
         if share is not None:
@@ -316,6 +331,7 @@ class Learner:
         self.check_losses()
         self.meter.counted(lambda: self._call("end", self.experience))
         self.meter.stop()
+        self.ranks.settle(self.model)
         check_weights(self.model.parameters(), self.step, self.index, self.last_checkpoint)
         scores = self.test_sets.score(self)
         self.record.matrix.append(scores.plain)
@@ -338,7 +354,13 @@ class Learner:
 
     def forward(self, batch: Batch) -> Tensor:
         """Outputs for training: inputs augmented, gradients kept."""
-        return self.objective.forward(self.model, self.augmented(batch))
+        return self._outputs(self.augmented(batch))
+
+    def _outputs(self, batch: Batch) -> Tensor:
+        """Outputs of all rows, each process passing its part of them through the model."""
+        part = batch if self.ranks.count == 1 else self.ranks.part(batch)
+        outputs = self.objective.forward(self.model, part)
+        return self.ranks.gathered(outputs, size(batch))
 
     def augmented(self, batch: Batch) -> Batch:
         """The batch with its inputs as training sees them."""
@@ -362,7 +384,7 @@ class Learner:
     def predict(self, batch: Batch) -> Tensor:
         """Outputs for use: not augmented, corrected or replaced by the methods."""
         with self.autocast():
-            outputs = self.objective.forward(self.model, batch)
+            outputs = self._outputs(batch)
         for correct in self._predict:
             outputs = correct(self, batch, outputs)
         return outputs
@@ -376,11 +398,9 @@ class Learner:
     def gradient(self, batch: Batch) -> list[Tensor]:
         """Gradient of the mean loss on a batch by every trainable parameter; `.grad` untouched."""
         loss = self.objective.loss(self.forward(batch), batch)
-        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
-        return [
-            torch.zeros_like(p) if g is None else g
-            for p, g in zip(self.parameters, gradients, strict=True)
-        ]
+        gradients = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
+        self.ranks.average(gradients)
+        return list(gradients)
 
     @property
     def epoch(self) -> int:
@@ -411,6 +431,7 @@ class Learner:
     def state_dict(self) -> dict[str, Any]:
         """Everything from which `restore` goes on exactly; refuses once the loss is not finite."""
         self.check_losses()
+        self.ranks.settle(self.model)
         return {
             "index": self.index,
             "step": self.step,
@@ -478,6 +499,9 @@ class Learner:
         self._step, self._predict = overriding("step"), overriding("predict")
         self._fit, self._serving = overriding("fit"), overriding("serving")
         self._rows = overriding("epoch_rows")
+        self._looks = bool(self._logits) or any(  # at the outputs of a pass
+            part.overrides("loss") and part.reads_outputs for part in self.method.parts()
+        )
 
     def lay_out(self, experience: Experience, phase: int = 0) -> None:
         """The batches of a phase of an experience, from its first."""
@@ -565,6 +589,7 @@ class Learner:
             self.record.measures.setdefault(name, []).append(row)
 
     def _probe(self) -> None:
+        self.ranks.settle(self.model)
         scores = self.probe_sets.score(self)
         self.record.curve.append(
             {"experience": self.index, "step": self.step, "scores": scores.plain}

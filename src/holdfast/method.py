@@ -157,6 +157,9 @@ class Method(Remembers):
     """Whether `loss` drops the loss it is given, so that nothing may be added before it."""
     reads_outputs: ClassVar[bool] = True
     """Whether `loss` looks at the outputs: a trainer that makes none must then make them for it."""
+    shares_passes: ClassVar[bool] = True
+    """Whether several processes may each pass their part of a batch: not where it looks at what
+    happens inside the model then, or where the rows of a batch must be together in it."""
     replaces_training: ClassVar[bool] = False
     """Whether `fit` always answers True, so that what acts during training steps never would."""
     chooses_weights: ClassVar[bool] = False

@@ -13,7 +13,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -28,6 +28,7 @@ from holdfast.config import Config, is_folder
 from holdfast.errors import CheckpointError, RunError, UsageError
 from holdfast.learner import Learner, Observer
 from holdfast.optim import schedules
+from holdfast.ranks import Ranks
 from holdfast.settings import read_json
 from holdfast.store import Result
 from holdfast.stream import Stream
@@ -85,20 +86,24 @@ def run(
         learner.learn(stream, observers)
         return _result(config, learner, stream)
 
-    held = _check_folder(folder, config, resume)
-    if (folder / "result.json").exists():
+    ranks = Ranks.here(device(config.device))  # of several processes, the first alone writes
+    held = ranks.agree(ranks.first and _check_folder(folder, config, resume))
+    if ranks.agree((folder / "result.json").exists()):
         return read_result(folder)
     learner, stream = build(config)
     if not held:
         learner.start(stream)  # may refuse, and nothing has been written yet
-    with locked(folder):
-        _check_folder(folder, config, resume)
-        keeper = Checkpoints(folder / "checkpoints", config)
-        if not held:
+    with locked(folder) if ranks.first else nullcontext():
+        if ranks.first:
+            _check_folder(folder, config, resume)
+        if ranks.first and not held:
             config.write(folder / "config.json")
-        keeper.learn(learner, stream, observers)
+        ranks.agree(None)  # from here on the folder is as it is to be found
+        Checkpoints(folder / "checkpoints", config).learn(learner, stream, observers)
         result = _result(config, learner, stream)
-        _write_result(folder, result)
+        if ranks.first:
+            _write_result(folder, result)
+        ranks.agree(None)
         return result
 
 
@@ -230,6 +235,8 @@ def device(name: str) -> torch.device:
         raise UsageError("There is no CUDA device here; accepted on this machine: cpu, auto.")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:  # one of several processes
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     return torch.device(name)
 
 
@@ -310,10 +317,13 @@ class Checkpoints(Observer):
             "config": self.config.to_dict(),
             "device": learner.device.type,
             "threads": torch.get_num_threads(),
+            "processes": learner.ranks.count,
             "learner": learner.state_dict(),
         }
-        checkpoint.save(path, state)
         learner.last_checkpoint = str(path)
+        if not learner.ranks.first:
+            return
+        checkpoint.save(path, state)
         for old in [*files, path][: -self.config.keep_checkpoints]:
             old.unlink(missing_ok=True)
 
@@ -336,6 +346,11 @@ class Checkpoints(Observer):
                 f"{path} was saved on {state['device']} and cannot go on exactly on "
                 f"{learner.device.type}. Resume where there is a {state['device']} device."
             )
+        if state.get("processes", 1) != learner.ranks.count:
+            raise CheckpointError(
+                f"{path} was saved by {state.get('processes', 1)} processes that learned together "
+                f"and cannot go on exactly with {learner.ranks.count}: launch as many."
+            )
         torch.set_num_threads(state["threads"])
         try:
             learner.restore(stream, state["learner"])
@@ -345,6 +360,8 @@ class Checkpoints(Observer):
                 f"{self._way_on(path)}"
             ) from error
         learner.last_checkpoint = str(path)
+        if not learner.ranks.first:
+            return
         for leftover in self.folder.glob(".*.safetensors.*"):  # of a write that was killed
             leftover.unlink(missing_ok=True)
 

@@ -25,7 +25,8 @@ from holdfast.cli.progress import (
 from holdfast.compare import Comparison, compare, grid
 from holdfast.config import is_folder
 from holdfast.errors import UsageError
-from holdfast.run import LANGUAGE_MODEL, Stopped, build, read_result, run
+from holdfast.ranks import Ranks
+from holdfast.run import LANGUAGE_MODEL, Stopped, build, device, read_result, run
 from holdfast.store import Failure, Result, Store, from_json, to_json
 from holdfast.streams import is_language
 
@@ -39,16 +40,26 @@ RESULTS, REPORT = "results.sqlite", "report.html"
 def run_one(stream: str, method: str, given: Given) -> None:
     """Do one run in this process, and show what was kept."""
     config = given.config(stream, method)
-    out = _out(given, config)
+    ranks = Ranks.here(device(config.device))
+    with ranks.first_speaks():
+        _run_one(config, stream, method, given, ranks)
+
+
+def _run_one(config: Config, stream: str, method: str, given: Given, ranks: Ranks) -> None:
+    out = ranks.agree(_out(given, config))
     again = given.command("run", stream, method, out=out, resume=True)
-    console = Console()
-    _pretrain(console, config)
+    console = Console(quiet=not ranks.first)
+    if ranks.first:
+        _pretrain(console, config)
+    ranks.agree(None)
     watch = RunProgress(console, config.method)
     try:
         with stopping_on_interrupt() as stop, watch.bars:
             result = run(config, out, resume=bool(given["resume"]), observers=[watch, stop])
     except Stopped as error:
         raise Stopped(f"{error} To go on:\n  {again}") from error
+    if not ranks.first:
+        return
     with Store(out / RESULTS) as store:
         if (result.stream, result.method, result.seed) not in store.done():
             store.add(result)

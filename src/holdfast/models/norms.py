@@ -125,6 +125,15 @@ def own_statistics(model: nn.Module) -> Iterator[None]:
             part.by_batch = True
 
 
+def running(model: nn.Module) -> Iterator[Tensor]:
+    """The running means and variances of all batch normalisations."""
+    for layer in model.modules():
+        if isinstance(layer, (_NormBase, BatchStatistics)) and layer.running_mean is not None:
+            assert layer.running_var is not None
+            yield layer.running_mean
+            yield layer.running_var
+
+
 def affine(model: nn.Module) -> dict[str, nn.Parameter]:
     """Scales and shifts of all normalisation layers by name; empty where there are none."""
     kinds = (_NormBase, BatchStatistics, nn.LayerNorm, nn.GroupNorm)

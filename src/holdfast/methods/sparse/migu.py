@@ -57,6 +57,7 @@ class MIGU(Method):
         source="Du et al., 2024",
         scenarios=ALL_KINDS,
     )
+    shares_passes = False
     remembers = ("drawn",)
 
     def __init__(

@@ -54,6 +54,7 @@ class RMU(Method):
         needs=frozenset({"boundaries", "retain set", "transformer blocks"}),
         keeps=frozenset({"model"}),
     )
+    shares_passes = False
     replaces_loss = True
     direction: Tensor | None
 

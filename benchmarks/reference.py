@@ -1,0 +1,303 @@
+"""Published figures, reproduced at their own settings: the table of docs/reference.md.
+
+    python benchmarks/reference.py [--rows PART ...] [--seeds N] [--jobs N] [--out FOLDER] [--write]
+
+Every row is a figure that a public code base or a paper prints, with the setting it was got at, run
+here through holdfast's ordinary comparison (equal streams and weights by seed, one thread a run).
+What was run is kept in the folder, so a table that was interrupted goes on. A row is reproduced if
+the mean over the seeds lies within two of the published standard deviations, and two points are
+always allowed; where it does not, the table says what was found about the reason.
+
+`--rows` runs only the rows whose name holds one of the texts; `--write` writes docs/reference.md.
+The data come from the folder that HOLDFAST_DATA names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from holdfast.compare import Comparison, Watcher, compare, grid
+from holdfast.config import Config
+from holdfast.store import Result
+
+AVALANCHE, DER = "Avalanche's baselines", "Buzzega et al., 2020"
+PAGE = Path(__file__).parents[1] / "docs" / "reference.md"
+ALLOWED = 2.0
+"""Points that any row may be off by."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A published figure and the setting it was got at.
+
+    Attributes:
+        name: Benchmark and method.
+        published: Final average accuracy, in percent.
+        deviation: Published standard deviation over runs; 0: none is given.
+        source: Where it is printed.
+        method: Spec of ours.
+        stream: Spec of ours.
+        setting: The rest of the configuration.
+        differs: Where ours is not theirs to the letter.
+        reason: What was found where the figure is not met.
+        seeds: How many at most: fewer where a run takes many minutes.
+    """
+
+    name: str
+    published: float
+    deviation: float
+    source: str
+    method: str
+    stream: str
+    setting: dict[str, Any] = field(default_factory=dict)
+    differs: str = ""
+    reason: str = ""
+    seeds: int = 5
+
+    @property
+    def config(self) -> Config:
+        return Config(self.stream, self.method, **self.setting)
+
+    @property
+    def allowed(self) -> float:
+        return max(2 * self.deviation, ALLOWED)
+
+    @property
+    def slug(self) -> str:
+        return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
+
+
+def sgd(lr: float, **setting: Any) -> dict[str, Any]:
+    return {"optimizer": "sgd", "momentum": 0.0, "lr": lr, **setting}
+
+
+def adam(lr: float, **setting: Any) -> dict[str, Any]:
+    return {"optimizer": "adam", "lr": lr, **setting}
+
+
+SIMPLE = {"model": "mlp(width=512, depth=1, dropout=0.5)"}
+MIR = {"model": "mlp(width=400, depth=1, dropout=0.5)", "epochs": 1, "batch_size": 10}
+MULTI = {"model": "mlp(width=256, depth=2)", "epochs": 10, "batch_size": 64}
+
+AVALANCHE_ROWS = (
+    Row(
+        "Permuted MNIST 10, EWC", 83, 0, AVALANCHE, "ewc(strength=2, labels=empirical)",
+        "permuted-mnist(experiences=10, first=permuted)",
+        sgd(0.001, model="mlp(width=512, depth=1)", epochs=10, batch_size=256),
+        seeds=2,
+    ),
+    Row(
+        "Permuted MNIST 10, SI", 83, 0, AVALANCHE, "si(strength=20, xi=0.1)",
+        "permuted-mnist(experiences=10, first=permuted)",
+        adam(0.001, model="mlp(width=1000, depth=1)", epochs=10, batch_size=256),
+        seeds=2,
+    ),
+    Row(
+        "Permuted MNIST 17, A-GEM", 81, 0, AVALANCHE, "agem(capacity=4250, references=256)",
+        "permuted-mnist(experiences=17, first=permuted)",
+        sgd(0.1, model="mlp(width=256, depth=2)", epochs=1, batch_size=10),
+        seeds=2,
+    ),
+    Row(
+        "Permuted MNIST 10, MIR", 80, 0, AVALANCHE, "mir(capacity=500, candidates=50)",
+        "permuted-mnist(experiences=10, first=permuted, limit=1000)", sgd(0.05, **MIR),
+    ),
+    Row(
+        "Split MNIST 5, tasks known, SI", 97, 0, AVALANCHE, "si(strength=2, xi=0.1)",
+        "split-mnist(scenario=task, order=natural)", adam(0.001, **MULTI),
+    ),
+    Row(
+        "Split MNIST 5, tasks known, RWalk", 99, 0, AVALANCHE, "rwalk(strength=0.2)",
+        "split-mnist(scenario=task, order=natural)", adam(0.001, **MULTI),
+    ),
+    Row(
+        "Split MNIST 5, LwF", 23, 0, AVALANCHE,
+        "lwf(balance=experiences, new_classes_only=false)", "split-mnist",
+        sgd(0.001, model="mlp(width=200, depth=1, activation=tanh)", epochs=21, batch_size=128),
+    ),
+    Row(
+        "Split MNIST 5, GDumb", 97, 0, AVALANCHE, "gdumb(capacity=4400, epochs=10)",
+        "split-mnist",
+        sgd(0.1, model="mlp(width=400, depth=2)", epochs=1, batch_size=16),
+    ),
+    Row(
+        "Split MNIST 5, GSS", 78, 0, AVALANCHE, "gss(capacity=300)",
+        "split-mnist(limit=1000)",
+        sgd(0.05, model="mlp(width=100, depth=2)", epochs=3, batch_size=10),
+    ),
+    Row(
+        "Split MNIST 5, replay", 92, 0, AVALANCHE,
+        "er(capacity=1000, storage=class_balanced)", "split-mnist(order=natural)",
+        sgd(0.1, **SIMPLE, epochs=1, batch_size=10),
+    ),
+    Row(
+        "Split MNIST 5, MIR", 87, 0, AVALANCHE, "mir(capacity=500, candidates=50)",
+        "split-mnist(limit=1000)", sgd(0.05, **MIR),
+    ),
+)  # fmt: skip
+
+
+def rotated(
+    method: str, lr: float, published: float, deviation: float, capacity: int, name: str
+) -> Row:
+    """A figure of Rotated MNIST, 20 angles, from the paper on dark experience replay."""
+    return Row(
+        f"Rotated MNIST 20, {name}, {capacity} examples", published, deviation, DER, method,
+        "rotated-mnist(experiences=20, angles=drawn)",
+        sgd(lr, model="mlp(width=100, depth=2)", inputs="unit", epochs=1, batch_size=128),
+        seeds=3,
+    )  # fmt: skip
+
+
+ROTATED_ROWS = (
+    rotated("er(capacity=200)", 0.2, 93.53, 1.15, 200, "ER"),
+    rotated("er(capacity=500)", 0.2, 94.89, 0.95, 500, "ER"),
+    rotated("der(capacity=200, alpha=1)", 0.2, 96.43, 0.59, 200, "DER"),
+    rotated("der(capacity=500, alpha=0.5)", 0.2, 97.57, 1.47, 500, "DER"),
+    rotated("der++(capacity=200, alpha=1, beta=0.5)", 0.1, 95.98, 1.06, 200, "DER++"),
+    rotated("der++(capacity=500, alpha=0.5, beta=1)", 0.2, 97.54, 0.43, 500, "DER++"),
+    rotated("agem(capacity=200, references=128)", 0.1, 89.03, 2.76, 200, "A-GEM"),
+    rotated("agem(capacity=500, references=128)", 0.3, 89.04, 7.01, 500, "A-GEM"),
+)
+
+ROWS = (*AVALANCHE_ROWS, *ROTATED_ROWS)
+
+
+class Said(Watcher):
+    """Tells on the terminal what has been done."""
+
+    def on_finished(self, config: Config, result: Result) -> None:
+        print(f"  {config.method}, seed {config.seed}: {final(result):.1f}", flush=True)
+
+    def on_failed(self, config: Config, error: str, detail: str) -> None:
+        print(f"  {config.method}, seed {config.seed} failed: {error}", flush=True)
+
+
+def final(result: Result) -> float:
+    """Average accuracy over all test sets after the last experience, in percent."""
+    last = result.record.matrix[-1]
+    return 100 * sum(last) / len(last)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out of a row here."""
+
+    row: Row
+    finals: list[float]
+    seconds: float
+
+    @property
+    def mean(self) -> float:
+        return sum(self.finals) / len(self.finals)
+
+    @property
+    def deviation(self) -> float:
+        if len(self.finals) < 2:
+            return 0.0
+        spread = sum((value - self.mean) ** 2 for value in self.finals)
+        return math.sqrt(spread / (len(self.finals) - 1))
+
+    @property
+    def reproduced(self) -> bool:
+        return abs(self.mean - self.row.published) <= self.row.allowed
+
+
+def measured(row: Row, seeds: int, jobs: int | None, out: Path) -> Outcome | None:
+    """Run what is missing of a row; None if a run failed."""
+    cells = grid(row.config, [row.method], range(min(seeds, row.seeds)))
+    print(f"{row.name}: {row.method}", flush=True)
+    found: Comparison = compare(cells, out / row.slug, jobs, Said())
+    if found.failures:
+        return None
+    seconds = sum(result.record.cost["seconds"] for result in found.results)
+    return Outcome(row, [final(result) for result in found.results], seconds)
+
+
+HEAD = """# Published figures, run here
+
+Figures that public code or a paper prints, each run at the setting it was got at, by
+`make bench-reference HOLDFAST_DATA=FOLDER`: final average accuracy in percent, mean and standard
+deviation over seeds. A figure is reproduced if ours lies within two of its standard deviations, or
+two points where that is more. Where it does not, the last column says what was found.
+
+"""
+COLUMNS = (
+    "benchmark and method",
+    "published",
+    "ours",
+    "seeds",
+    "reproduced",
+    "seconds a run",
+    "ours is called by",
+    "what differs",
+)
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """What came out, as a table of Markdown."""
+    lines = [COLUMNS, ("---",) * len(COLUMNS), *(cells(outcome) for outcome in outcomes)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def cells(outcome: Outcome) -> tuple[str, ...]:
+    """An outcome as a row of the table."""
+    row, found = outcome.row, [outcome.row.differs]
+    if not outcome.reproduced:
+        found.append(row.reason)
+    return (
+        f"{row.name} ({row.source})",
+        f"{row.published:g}" + (f" ± {row.deviation:g}" if row.deviation else ""),
+        f"{outcome.mean:.1f} ± {outcome.deviation:.1f}",
+        str(len(outcome.finals)),
+        "yes" if outcome.reproduced else "no",
+        f"{outcome.seconds / len(outcome.finals):.0f}",
+        f"`{row.stream}`, `{row.method}`, `{row.setting['model']}`, {settings(row)}",
+        " ".join(filter(None, found)) or "nothing",
+    )
+
+
+def settings(row: Row) -> str:
+    """The rest of a configuration, in words."""
+    told = row.setting
+    epochs = told["epochs"]
+    parts = [
+        f"{told['optimizer']} at {told['lr']:g}",
+        f"batch {told['batch_size']}",
+        f"{epochs} epoch{'s' if epochs > 1 else ''}",
+    ]
+    if told.get("inputs") == "unit":
+        parts.append("inputs in 0..1")
+    return ", ".join(parts)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", nargs="*", default=[], help="Only rows whose name holds a text.")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=None)
+    parser.add_argument("--out", type=Path, default=Path("runs/reference"))
+    parser.add_argument("--write", action="store_true", help="Write docs/reference.md.")
+    asked = parser.parse_args()
+    wanted = [part.lower() for part in asked.rows]
+    rows = [r for r in ROWS if not wanted or any(part in r.name.lower() for part in wanted)]
+    if not rows:
+        parser.error(f"no row holds {asked.rows}; there are: {', '.join(r.name for r in ROWS)}")
+    outcomes = [measured(row, asked.seeds, asked.jobs, asked.out) for row in rows]
+    done = [outcome for outcome in outcomes if outcome]
+    print(table(done))
+    print(f"{sum(o.reproduced for o in done)} of {len(rows)} figures are reproduced.")
+    if asked.write:
+        PAGE.write_text(HEAD + table(done))
+    return 0 if len(done) == len(rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
