@@ -73,6 +73,7 @@ def compare(
     out: Path,
     jobs: int | None = None,
     watcher: Watcher | None = None,
+    track: str | None = None,
 ) -> Comparison:
     """Do all runs, `jobs` at a time, and keep what each gave.
 
@@ -81,6 +82,7 @@ def compare(
         out: The comparison's folder; one that holds a part of it already is gone on with.
         jobs: Processes, of one thread each; None: one a core, or one in all on a GPU.
         watcher: Is told of progress.
+        track: A tracker that every run tells of itself, as for `holdfast.tracking.Tracking`.
 
     Raises:
         UsageError: If `out` holds a comparison with other options.
@@ -97,7 +99,7 @@ def compare(
             waiting = [cell for cell in cells if _key(cell) not in done]
             watcher.on_start(waiting, len(cells) - len(waiting))
             if waiting:
-                crew = _Crew(waiting, out, store, watcher)
+                crew = _Crew(waiting, out, store, watcher, track)
                 crew.work(min(jobs or default_jobs(cells[0]), len(waiting)))
             return gathered(store, cells)
 
@@ -151,9 +153,10 @@ class _Worker:
         self.ready = False
         self._pending = b""
 
-    def ask(self, cell: Config, folder: Path) -> None:
+    def ask(self, cell: Config, folder: Path, track: str | None) -> None:
         self.cell = cell
-        request = json.dumps({"config": cell.to_dict(), "folder": str(folder)}) + "\n"
+        asked = {"config": cell.to_dict(), "folder": str(folder), "track": track}
+        request = json.dumps(asked) + "\n"
         try:
             self.requests.write(request.encode())
             self.requests.flush()
@@ -193,8 +196,15 @@ class _Worker:
 class _Crew:
     """Workers, the runs that wait for them, and where results go."""
 
-    def __init__(self, cells: Sequence[Config], out: Path, store: Store, watcher: Watcher) -> None:
-        self.cells, self.waiting = cells, list(cells)
+    def __init__(
+        self,
+        cells: Sequence[Config],
+        out: Path,
+        store: Store,
+        watcher: Watcher,
+        track: str | None = None,
+    ) -> None:
+        self.cells, self.waiting, self.track = cells, list(cells), track
         self.stopping = False
         self.out, self.store, self.watcher = out, store, watcher
         self.selector = selectors.DefaultSelector()
@@ -264,7 +274,7 @@ class _Crew:
         worker.cell = None
         if self.waiting:
             cell = self.waiting.pop(0)
-            worker.ask(cell, self.out / "runs" / folder_name(cell))
+            worker.ask(cell, self.out / "runs" / folder_name(cell), self.track)
         else:
             worker.process.kill()  # it is idle; its own way out would take a second
 

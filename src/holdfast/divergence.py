@@ -17,10 +17,15 @@ class LossWatch:
     """Keeps losses for a while, then looks at all of them at once.
 
     A loss that was not finite is so found up to `HELD` steps late, and still named by its step.
+
+    Attributes:
+        looks: How often losses have been looked at.
+        mean: Of the losses looked at last.
     """
 
     def __init__(self) -> None:
         self.losses: list[Tensor] = []
+        self.looks, self.mean = 0, float("nan")
 
     def add(self, loss: Tensor) -> bool:
         """Keep a loss; True when it is time to `check`."""
@@ -42,6 +47,7 @@ class LossWatch:
             return
         losses, self.losses = torch.stack(self.losses), []
         finite = losses.isfinite()
+        self.looks, self.mean = self.looks + 1, float(losses.mean())
         if not bool(finite.all()):
             bad = int((~finite).nonzero()[0])
             at = step - len(losses) + bad

@@ -25,6 +25,7 @@ from holdfast.config import Config
 from holdfast.errors import HoldfastError
 from holdfast.learner import Learner, Observer
 from holdfast.run import Stopped, run
+from holdfast.tracking import tracked
 
 SECONDS_BETWEEN_REPORTS = 0.2
 
@@ -98,7 +99,8 @@ def _answer(config: Config, request: dict[str, Any], reports: Reports) -> dict[s
     folder = Path(request["folder"])
     resume = (folder / "config.json").exists()
     try:
-        result = run(config, folder, resume=resume, observers=[reports])
+        told = tracked(request["track"], config, folder)
+        result = run(config, folder, resume=resume, observers=[*told, reports])
     except Stopped:
         return {"kind": "stopped"}
     except HoldfastError as error:

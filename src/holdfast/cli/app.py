@@ -24,6 +24,7 @@ from holdfast.cli.options import (
     SEEDS,
     STUDY_OUT,
     STUDY_SEEDS,
+    TRACK,
     TUNE_OUT,
     TUNING,
     UNDO,
@@ -67,7 +68,7 @@ def root(
 
 
 @app.command()
-@takes(*LEARNING, OUT, RESUME, JSON, CONFIG, DEBUG)
+@takes(*LEARNING, OUT, RESUME, TRACK, JSON, CONFIG, DEBUG)
 def run(stream: StreamName, method: MethodName, given: Given) -> None:
     """Learn a stream with one method and report what was kept."""
     from holdfast.cli.running import run_one
@@ -76,7 +77,7 @@ def run(stream: StreamName, method: MethodName, given: Given) -> None:
 
 
 @app.command()
-@takes(*LEARNING, SEEDS, JOBS, OUT, RESUME, JSON, CONFIG, DEBUG)
+@takes(*LEARNING, SEEDS, JOBS, OUT, RESUME, TRACK, JSON, CONFIG, DEBUG)
 def compare(stream: StreamName, methods: MethodNames, given: Given) -> None:
     """Learn a stream with several methods and seeds, in parallel processes."""
     from holdfast.cli.running import run_many

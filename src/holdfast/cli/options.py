@@ -163,6 +163,9 @@ STUDY_OUT = Option(
 )
 JSON = Option("json", Path, "Also write the results to this file as JSON.", panel=_FILES)
 CONFIG = Option("config", Path, "YAML file with options; the command line wins.", panel=_FILES)
+TRACK = Option(
+    "track", str, "Also tell a tracker: tensorboard, wandb, mlflow or trackio.", panel=_FILES
+)
 RESUME = Option("resume", bool, "Go on with what --out holds.", panel=_FILES)
 DRY_RUN = Option("dry_run", bool, "Check everything and tell what is to come.", panel=_FILES)
 TUNE_OUT = Option("out", Path, "Folder for everything.", "runs/MODEL-DATA-TIME", panel=_FILES)

@@ -29,6 +29,7 @@ from holdfast.ranks import Ranks
 from holdfast.run import LANGUAGE_MODEL, Stopped, build, device, read_result, run
 from holdfast.store import Failure, Result, Store, from_json, to_json
 from holdfast.streams import is_language
+from holdfast.tracking import check, tracked
 
 if TYPE_CHECKING:
     from holdfast.cli.options import Given
@@ -53,9 +54,10 @@ def _run_one(config: Config, stream: str, method: str, given: Given, ranks: Rank
         _pretrain(console, config)
     ranks.agree(None)
     watch = RunProgress(console, config.method)
+    told = tracked(given["track"], config, out) if ranks.first else []
     try:
         with stopping_on_interrupt() as stop, watch.bars:
-            result = run(config, out, resume=bool(given["resume"]), observers=[watch, stop])
+            result = run(config, out, resume=bool(given["resume"]), observers=[watch, *told, stop])
     except Stopped as error:
         raise Stopped(f"{error} To go on:\n  {again}") from error
     if not ranks.first:
@@ -87,12 +89,15 @@ def run_many(
     console = Console()
     watch = CompareProgress(console)
     try:
+        if given["track"] is not None:
+            check(given["track"])
         for method in dict.fromkeys(cell.method for cell in cells):
             build_method(method)
         _pretrain(console, base)
         _check_names(cells)
         with watch.bars:
-            comparison = compare(cells, out, jobs=given["jobs"], watcher=watch)
+            track = given["track"]
+            comparison = compare(cells, out, jobs=given["jobs"], watcher=watch, track=track)
     except Stopped as error:
         raise Stopped(f"{error} To go on:\n  {again}") from error
     _conclude(console, out, base.stream, comparison, given)
