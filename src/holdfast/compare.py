@@ -74,6 +74,7 @@ def compare(
     jobs: int | None = None,
     watcher: Watcher | None = None,
     track: str | None = None,
+    ray: str | None = None,
 ) -> Comparison:
     """Do all runs, `jobs` at a time, and keep what each gave.
 
@@ -83,9 +84,13 @@ def compare(
         jobs: Processes, of one thread each; None: one a core, or one in all on a GPU.
         watcher: Is told of progress.
         track: A tracker that every run tells of itself, as for `holdfast.tracking.Tracking`.
+        ray: Address of a Ray cluster that does the runs (`local`: of this machine alone); `out`
+            must then be on a disk that its machines share. None: processes of this machine.
 
     Raises:
-        UsageError: If `out` holds a comparison with other options.
+        UsageError: If `out` holds a comparison with other options, or if Ray is asked for and not
+            installed.
+        RunError: If the cluster cannot be reached.
         Stopped: On a keyboard interrupt, when every worker has saved where it was.
     """
     if jobs is not None and jobs < 1:
@@ -100,7 +105,10 @@ def compare(
             watcher.on_start(waiting, len(cells) - len(waiting))
             if waiting:
                 crew = _Crew(waiting, out, store, watcher, track)
-                crew.work(min(jobs or default_jobs(cells[0]), len(waiting)))
+                if ray is None:
+                    crew.work(min(jobs or default_jobs(cells[0]), len(waiting)))
+                else:
+                    crew.work_on(ray, jobs)
             return gathered(store, cells)
 
 
@@ -209,6 +217,16 @@ class _Crew:
         self.out, self.store, self.watcher = out, store, watcher
         self.selector = selectors.DefaultSelector()
 
+    def work_on(self, address: str, jobs: int | None) -> None:
+        """Until a Ray cluster has done everything."""
+        from holdfast.engines import ray_cluster
+
+        cells = [(cell, self._folder(cell)) for cell in self.cells]
+        try:
+            ray_cluster.work(cells, address, jobs, self.track, self._take)
+        except KeyboardInterrupt:
+            raise self._stopped() from None
+
     def work(self, jobs: int) -> None:
         """Until nothing waits and nobody is at work."""
         try:
@@ -218,17 +236,23 @@ class _Crew:
                 self._listen(None)
         except KeyboardInterrupt:
             self._stop()
-            done = self.store.done()
-            left = sum(_key(cell) not in done for cell in self.cells)
-            raise Stopped(
-                f"Stopped with {left} of {len(self.cells)} runs to go; everything until here is "
-                f"kept in {self.out}."
-            ) from None
+            raise self._stopped() from None
         finally:
             for worker in self._workers():
                 worker.process.kill()
                 self._dismiss(worker)
             self.selector.close()
+
+    def _stopped(self) -> Stopped:
+        done = self.store.done()
+        left = sum(_key(cell) not in done for cell in self.cells)
+        return Stopped(
+            f"Stopped with {left} of {len(self.cells)} runs to go; everything until here is "
+            f"kept in {self.out}."
+        )
+
+    def _folder(self, cell: Config) -> Path:
+        return self.out / "runs" / folder_name(cell)
 
     def _workers(self) -> list[_Worker]:
         return [key.data for key in self.selector.get_map().values()]
@@ -263,20 +287,23 @@ class _Crew:
             return
         if report["kind"] == "ready":
             worker.ready = True
-        elif report["kind"] == "finished":
-            assert cell is not None
+        elif cell is not None:
+            self._take(cell, report)
+        worker.cell = None
+        if self.waiting:
+            cell = self.waiting.pop(0)
+            worker.ask(cell, self._folder(cell), self.track)
+        else:
+            worker.process.kill()  # it is idle; its own way out would take a second
+
+    def _take(self, cell: Config, report: dict[str, Any]) -> None:
+        """Keep what a run gave, or why it could not be finished."""
+        if report["kind"] == "finished":
             result = Result.from_dict(report["stream"], report["result"])
             self.store.add(result)
             self.watcher.on_finished(cell, result)
         elif report["kind"] == "failed":
-            assert cell is not None
             self._fail(cell, report["error"], report["detail"])
-        worker.cell = None
-        if self.waiting:
-            cell = self.waiting.pop(0)
-            worker.ask(cell, self.out / "runs" / folder_name(cell), self.track)
-        else:
-            worker.process.kill()  # it is idle; its own way out would take a second
 
     def _fail(self, cell: Config, error: str, detail: str = "") -> None:
         self.store.add_failure(cell.stream, cell.method, cell.seed, error, cell.to_dict())

@@ -1,7 +1,7 @@
 """A worker process: does runs one after another, as the process that started it asks.
 
-Requests come as lines of JSON on standard input (`{"config", "folder"}`), reports go as lines of
-JSON to what was standard output when it started. A plain child process is used, not
+Requests come as lines of JSON on standard input (`{"config", "folder", "track"}`), reports go as
+lines of JSON to what was standard output when it started. A plain child process is used, not
 `multiprocessing`: it imports nothing of the caller's main module and exchanges no pickles.
 
 SIGTERM stops the run at hand at its next step, after a checkpoint. When the parent has gone the
@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,17 +91,18 @@ def serve() -> None:
         reports.send(kind="ready")
         for line in sys.stdin:
             request = json.loads(line)
-            reports.send(**_answer(Config.from_dict(request["config"]), request, reports))
+            reports.send(**answer(request, [reports]))
     except Stopped:
         return
 
 
-def _answer(config: Config, request: dict[str, Any], reports: Reports) -> dict[str, Any]:
-    folder = Path(request["folder"])
+def answer(request: dict[str, Any], observers: Sequence[Observer]) -> dict[str, Any]:
+    """Do the run that is asked for, and say what it gave or why it could not be done."""
+    config, folder = Config.from_dict(request["config"]), Path(request["folder"])
     resume = (folder / "config.json").exists()
     try:
         told = tracked(request["track"], config, folder)
-        result = run(config, folder, resume=resume, observers=[*told, reports])
+        result = run(config, folder, resume=resume, observers=[*told, *observers])
     except Stopped:
         return {"kind": "stopped"}
     except HoldfastError as error:

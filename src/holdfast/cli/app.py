@@ -20,6 +20,7 @@ from holdfast.cli.options import (
     LIST,
     OUT,
     QUICK,
+    RAY,
     RESUME,
     SEEDS,
     STUDY_OUT,
@@ -77,7 +78,7 @@ def run(stream: StreamName, method: MethodName, given: Given) -> None:
 
 
 @app.command()
-@takes(*LEARNING, SEEDS, JOBS, OUT, RESUME, TRACK, JSON, CONFIG, DEBUG)
+@takes(*LEARNING, SEEDS, JOBS, RAY, OUT, RESUME, TRACK, JSON, CONFIG, DEBUG)
 def compare(stream: StreamName, methods: MethodNames, given: Given) -> None:
     """Learn a stream with several methods and seeds, in parallel processes."""
     from holdfast.cli.running import run_many

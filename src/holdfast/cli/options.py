@@ -163,6 +163,9 @@ STUDY_OUT = Option(
 )
 JSON = Option("json", Path, "Also write the results to this file as JSON.", panel=_FILES)
 CONFIG = Option("config", Path, "YAML file with options; the command line wins.", panel=_FILES)
+RAY = Option(
+    "ray", str, "Do the runs on the Ray cluster at this address (or `local`).", panel=_FILES
+)
 TRACK = Option(
     "track", str, "Also tell a tracker: tensorboard, wandb, mlflow or trackio.", panel=_FILES
 )

@@ -96,8 +96,9 @@ def run_many(
         _pretrain(console, base)
         _check_names(cells)
         with watch.bars:
-            track = given["track"]
-            comparison = compare(cells, out, jobs=given["jobs"], watcher=watch, track=track)
+            comparison = compare(
+                cells, out, given["jobs"], watch, track=given["track"], ray=given["ray"]
+            )
     except Stopped as error:
         raise Stopped(f"{error} To go on:\n  {again}") from error
     _conclude(console, out, base.stream, comparison, given)
