@@ -297,7 +297,7 @@ class Learner:
             batch = mix(self, batch)
         batch = self.augmented(batch)
         with self.autocast():
-            outputs = self.objective.forward(self.model, batch)
+            outputs = self._outputs(batch)
             if self.answering:
                 self.outputs = outputs.detach()
             visible = outputs
@@ -338,7 +338,7 @@ class Learner:
 
     def forward(self, batch: Batch) -> Tensor:
         """Outputs for training: inputs augmented, gradients kept."""
-        return self.objective.forward(self.model, self.augmented(batch))
+        return self._outputs(self.augmented(batch))
 
     def augmented(self, batch: Batch) -> Batch:
         """The batch with its inputs as training sees them."""
@@ -362,7 +362,7 @@ class Learner:
     def predict(self, batch: Batch) -> Tensor:
         """Outputs for use: not augmented, corrected or replaced by the methods."""
         with self.autocast():
-            outputs = self.objective.forward(self.model, batch)
+            outputs = self._outputs(batch)
         for correct in self._predict:
             outputs = correct(self, batch, outputs)
         return outputs
@@ -463,6 +463,13 @@ class Learner:
 
     # Inside.
 
+    def _outputs(self, batch: Batch) -> Tensor:
+        """One forward pass: the model's, or a method's that makes it itself."""
+        if self._answer:
+            outputs: Tensor = self._answer[0](self, batch)
+            return outputs
+        return self.objective.forward(self.model, batch)
+
     def _call(self, hook: str, *arguments: Any) -> None:
         for part in self.method.parts():
             getattr(part, hook)(self, *arguments)
@@ -477,7 +484,7 @@ class Learner:
         self._loss, self._gradients = overriding("loss"), overriding("gradients")
         self._step, self._predict = overriding("step"), overriding("predict")
         self._fit, self._serving = overriding("fit"), overriding("serving")
-        self._rows = overriding("epoch_rows")
+        self._rows, self._answer = overriding("epoch_rows"), overriding("answer")
 
     def lay_out(self, experience: Experience, phase: int = 0) -> None:
         """The batches of a phase of an experience, from its first."""
