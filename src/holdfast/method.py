@@ -302,9 +302,9 @@ def chain(*methods: Method) -> Method:
     Raises:
         UsageError: If two of them replace gradient training (`fit`), decide the phases of an
             experience (`phases`) or the rows of an epoch (`epoch_rows`), decide the prediction
-            (`answer`, `predict`) or bring adapters, if one chooses among weights that another freezes, if one
-            acts during training steps and another makes none, if one drops what those before it add
-            to the loss, or if one object is given twice.
+            (`answer`, `predict`) or bring adapters, if one chooses among weights that another
+            freezes, if one acts during training steps and another makes none, if one drops what
+            those before it add to the loss, or if one object is given twice.
 
     Example:
         >>> from holdfast.methods import ER, WA

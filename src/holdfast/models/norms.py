@@ -2,9 +2,9 @@
 
 A model with batch normalisation carries the mean and variance of its training data. At test time
 the batch at hand tells of the present data: `use_batch_statistics` has every such layer take them
-from there, in training and in evaluation mode alike. `fix_statistics` does the opposite: it has them
-go by the model's own in training too, so that these never change. Layer, group and RMS
-normalisation know no such difference and are left as they are.
+from there, in training and in evaluation mode alike. `fix_statistics` does the opposite: the
+model's own serve in training too, and never change. Layer, group and RMS normalisation know no such
+difference and are left as they are.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def use_batch_statistics(model: nn.Module, prior: float = 0.0) -> int:
 
 
 class FixedStatistics(nn.Module):
-    """A batch normalisation that goes by its own statistics in training too, and never changes them.
+    """A batch normalisation that goes by its own statistics in training too, and keeps them.
 
     It holds the parameters and buffers of the layer that it stands for, under the same names.
 

@@ -216,4 +216,3 @@ class HAT(Method):
                 found.append((wire.layer.bias, 1 - used[wire.behind]))
         rows = class_rows(learner.model.head, learner.experience.classes)
         return found + [(parameter, mask.to(parameter.dtype)) for parameter, mask in rows]
-
