@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from holdfast import streams
+from holdfast import models, streams
 from holdfast.data import Table
 from holdfast.errors import StreamRefused, UsageError
 from holdfast.learner import Learner
@@ -183,9 +183,8 @@ class Shifted(Method):
 
 def test_a_method_may_make_the_forward_pass_itself_in_training_and_in_use() -> None:
     stream = streams.build("split-digits(limit=20, test_limit=20)", experiences=2)
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    passes = []
+    model = models.build("mlp(depth=0)", stream, seed=0)
+    passes: list[int] = []
     model.register_forward_pre_hook(lambda *_: passes.append(1))
     shifted = Shifted()
     learner = Learner(model, shifted, batch_size=10)

@@ -190,7 +190,8 @@ def class_rows(head: nn.Module, classes: Sequence[int]) -> list[tuple[nn.Paramet
         parts: list[nn.Module] = list(head.heads)
     else:
         parts = [head]
-    found, start = [], 0
+    found: list[tuple[nn.Parameter, Tensor]] = []
+    start = 0
     for part in parts:
         rows: int = len(part.weight)  # type: ignore[arg-type]
         for parameter in part.parameters():
