@@ -211,8 +211,8 @@ class HAT(Method):
         assert self.used is not None
         used = list(self.used.split([embedding.shape[1] for embedding in embeddings]))
         for wire in self._plan.wires:
-            found.append((wire.layer.weight, self._plan.open(wire, used)))
-            if wire.layer.bias is not None:
-                found.append((wire.layer.bias, 1 - used[wire.behind]))
+            for name, parameter in wire.layer.named_parameters():
+                opened = self._plan.open(wire, used) if name == "weight" else 1 - used[wire.behind]
+                found.append((parameter, opened))
         rows = class_rows(learner.model.head, learner.experience.classes)
         return found + [(parameter, mask.to(parameter.dtype)) for parameter, mask in rows]

@@ -203,7 +203,7 @@ def _of_head(model: nn.Module) -> list[str]:
 def _layers(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """Weights of linear and convolutional layers outside the head, where they are trained."""
     kinds = (nn.Linear, nn.modules.conv._ConvNd)
-    inside = [(name, part) for name, part in model.named_modules() if isinstance(part, kinds)]
-    named = [(f"{name}.weight", part.weight) for name, part in inside]
+    inside = [f"{name}.weight" for name, part in model.named_modules() if isinstance(part, kinds)]
+    named = [(name, model.get_parameter(name)) for name in inside]
     head = set(_of_head(model))
     return [(name, weight) for name, weight in named if weight.requires_grad and name not in head]
