@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from holdfast import streams
+from holdfast import models, streams
 from holdfast.data import Table
 from holdfast.errors import StreamRefused, UsageError
 from holdfast.learner import Learner
@@ -167,3 +167,39 @@ def test_phases_keep_the_contract() -> None:
 def test_two_methods_that_decide_the_phases_are_refused() -> None:
     with pytest.raises(UsageError, match="both decide how often an experience is gone through"):
         chain(Twice(), Twice())
+
+
+class Shifted(Method):
+    """Makes the forward pass itself: outputs move with the rows' labels, in training and in use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.modes: list[bool] = []
+
+    def answer(self, learner: Any, batch: Any) -> Any:
+        self.modes.append(learner.model.training)
+        return learner.objective.forward(learner.model, batch) + batch["y"][:, None]
+
+
+def test_a_method_may_make_the_forward_pass_itself_in_training_and_in_use() -> None:
+    stream = streams.build("split-digits(limit=20, test_limit=20)", experiences=2)
+    model = models.build("mlp(depth=0)", stream, seed=0)
+    passes: list[int] = []
+    model.register_forward_pre_hook(lambda *_: passes.append(1))
+    shifted = Shifted()
+    learner = Learner(model, shifted, batch_size=10)
+    learner.learn(stream)
+    # Two updates an experience; in use, one pass a time of scoring: none is made in vain.
+    assert shifted.modes == [False, True, True, False, True, True, False]
+    assert len(passes) == len(shifted.modes)
+    batch = stream[0].test[torch.arange(4)]
+    expected = model(batch["x"]) + batch["y"][:, None]
+    assert torch.equal(learner.predict(batch), expected)
+    assert torch.equal(learner.forward(batch), expected)
+
+
+def test_two_methods_that_decide_the_answer_are_refused() -> None:
+    from holdfast.methods import ICaRL
+
+    with pytest.raises(UsageError, match="Shifted and ICaRL cannot be chained: both decide the p"):
+        chain(Shifted(), ICaRL())

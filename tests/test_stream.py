@@ -56,6 +56,17 @@ def test_with_tasks_labels_every_example_with_its_experience():
     assert "task" not in made[0].train
 
 
+def test_with_tasks_may_give_every_experience_classes_of_its_own():
+    made = replace(stream((0, 1), (0, 1), classes=2), class_names=("cat", "dog"))
+    own = made.with_tasks(own_classes=True).validated()
+    assert [e.classes for e in own] == [(0, 1), (2, 3)]
+    assert own.classes == 4
+    assert own[1].train["y"].tolist() == (made[1].train["y"] + 2).tolist()
+    assert own[1].test["y"].unique().tolist() == [2, 3]
+    assert own[1].train["task"].unique().tolist() == [1]
+    assert own.class_names == ("cat, task 0", "dog, task 0", "cat, task 1", "dog, task 1")
+
+
 def test_a_good_stream_is_returned_as_it_is():
     made = stream((0, 1), (2, 3))
     assert made.validated() is made

@@ -289,7 +289,8 @@ def _of_run(folder: Path) -> SourceModel:
     state = checkpoint.load(newest)
     learner, stream = build(replace(config, device="cpu"))
     method = learner.method
-    routed = [type(p).__name__ for p in method.parts() if p.overrides("predict")]
+    deciding = [p for p in method.parts() if p.overrides("predict") or p.overrides("answer")]
+    routed = [type(part).__name__ for part in deciding]
     if routed or stream.scenario == "task":
         why = f"{routed[0]} decides its answers" if routed else "it is told the task of each image"
         raise UsageError(

@@ -31,6 +31,8 @@ METHODS: dict[str, str] = {
     "online_ewc": "holdfast.methods.penalties.ewc:OnlineEWC",
     "lwf": "holdfast.methods.distillation.lwf:LwF",
     "agem": "holdfast.methods.projection.agem:AGEM",
+    "packnet": "holdfast.methods.isolation.packnet:PackNet",
+    "hat": "holdfast.methods.isolation.hat:HAT",
     "ncm": "holdfast.methods.prototypes.ncm:NCM",
     "wa": "holdfast.methods.correction.wa:WA",
     "grads": "holdfast.methods.selection.grads:GrADS",

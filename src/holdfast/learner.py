@@ -316,7 +316,7 @@ class Learner:
                 loss = self.objective.loss(visible, batch)
             else:  # nobody needs the outputs of other processes' rows
                 part = self.ranks.part(batch)
-                outputs = self.objective.forward(self.model, part)
+                outputs = self._pass(part)
                 weights = self.objective.weight(part), self.objective.weight(batch)
                 loss = self.objective.loss(outputs, part) * self.ranks.share(*weights)
             for term in self._loss:
@@ -355,12 +355,6 @@ class Learner:
     def forward(self, batch: Batch) -> Tensor:
         """Outputs for training: inputs augmented, gradients kept."""
         return self._outputs(self.augmented(batch))
-
-    def _outputs(self, batch: Batch) -> Tensor:
-        """Outputs of all rows, each process passing its part of them through the model."""
-        part = batch if self.ranks.count == 1 else self.ranks.part(batch)
-        outputs = self.objective.forward(self.model, part)
-        return self.ranks.gathered(outputs, size(batch))
 
     def augmented(self, batch: Batch) -> Batch:
         """The batch with its inputs as training sees them."""
@@ -484,6 +478,18 @@ class Learner:
 
     # Inside.
 
+    def _outputs(self, batch: Batch) -> Tensor:
+        """Outputs of all rows, each process passing its part of them through the model."""
+        part = batch if self.ranks.count == 1 else self.ranks.part(batch)
+        return self.ranks.gathered(self._pass(part), size(batch))
+
+    def _pass(self, batch: Batch) -> Tensor:
+        """One forward pass: the model's, or a method's that makes it itself."""
+        if self._answer:
+            outputs: Tensor = self._answer[0](self, batch)
+            return outputs
+        return self.objective.forward(self.model, batch)
+
     def _call(self, hook: str, *arguments: Any) -> None:
         for part in self.method.parts():
             getattr(part, hook)(self, *arguments)
@@ -498,7 +504,7 @@ class Learner:
         self._loss, self._gradients = overriding("loss"), overriding("gradients")
         self._step, self._predict = overriding("step"), overriding("predict")
         self._fit, self._serving = overriding("fit"), overriding("serving")
-        self._rows = overriding("epoch_rows")
+        self._rows, self._answer = overriding("epoch_rows"), overriding("answer")
         self._looks = bool(self._logits) or any(  # at the outputs of a pass
             part.overrides("loss") and part.reads_outputs for part in self.method.parts()
         )

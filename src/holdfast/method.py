@@ -12,6 +12,7 @@ A `Method` overrides only the points of the step that it needs:
     epoch_rows(learner, table, epoch)     which of its rows an epoch goes through, None: all
     fit(learner, table)                   instead of gradient training, where it answers True
     batch(learner, batch)                 mix in, relabel
+    answer(learner, batch)                the forward pass itself, in training and in use
     logits(learner, batch, outputs)       mask or correct what the training loss sees
     loss(learner, batch, outputs, loss)   add or replace terms; store with this pass's outputs
     gradients(learner)                    project, mask, rescale
@@ -31,6 +32,10 @@ The first rows of a batch are always those that the stream brought, in order; th
 `learner.incoming`, as they came. What other methods mix in comes after them. A method that gives up
 some of the stream's rows sets `learner.incoming` to those that remain. `logits` and `loss`
 are given the batch that the model saw, augmented, so that a teacher can be shown the same.
+Where outputs depend on more than the inputs (on the task: other weights, other gates), `answer`
+makes the forward pass in place of the learner; `learner.model.training` tells training from use,
+and rows of several tasks may come in one batch. Who calls the model without the learner, to
+estimate a Fisher information or to distil, has it as it stands: as the task at hand has it.
 At test time, when predictions count while the model learns, `learner.outputs` are what the latest
 pass answered; a method that answers otherwise puts its own answer there, in `loss`.
 """
@@ -193,6 +198,9 @@ class Method(Remembers):
     def batch(self, learner: Learner, batch: Batch) -> Batch:
         return batch
 
+    def answer(self, learner: Learner, batch: Batch) -> Tensor:
+        return learner.objective.forward(learner.model, batch)
+
     def logits(self, learner: Learner, batch: Batch, outputs: Tensor) -> Tensor:
         return outputs
 
@@ -297,9 +305,9 @@ def chain(*methods: Method) -> Method:
     Raises:
         UsageError: If two of them replace gradient training (`fit`), decide the phases of an
             experience (`phases`) or the rows of an epoch (`epoch_rows`), decide the prediction
-            (`predict`) or bring adapters, if one chooses among weights that another freezes, if one
-            acts during training steps and another makes none, if one drops what those before it add
-            to the loss, or if one object is given twice.
+            (`answer`, `predict`) or bring adapters, if one chooses among weights that another
+            freezes, if one acts during training steps and another makes none, if one drops what
+            those before it add to the loss, or if one object is given twice.
 
     Example:
         >>> from holdfast.methods import ER, WA
@@ -311,13 +319,13 @@ def chain(*methods: Method) -> Method:
         raise UsageError("chain() needs at least one method.")
     if len({id(part) for part in flat}) < len(flat):
         raise UsageError("chain() was given one method object twice; give two objects.")
-    for hook, what in (
-        ("fit", "replace gradient training"),
-        ("phases", "decide how often an experience is gone through"),
-        ("epoch_rows", "choose the rows of an epoch"),
-        ("predict", "decide the prediction"),
+    for hooks, what in (
+        (("fit",), "replace gradient training"),
+        (("phases",), "decide how often an experience is gone through"),
+        (("epoch_rows",), "choose the rows of an epoch"),
+        (("answer", "predict"), "decide the prediction"),
     ):
-        rivals = [type(part).__name__ for part in flat if part.overrides(hook)]
+        rivals = [type(part).__name__ for part in flat if any(map(part.overrides, hooks))]
         if len(rivals) > 1:
             raise UsageError(f"{' and '.join(rivals)} cannot be chained: both {what}.")
     adapting = [type(part).__name__ for part in flat if "adapters" in part.tags.needs]

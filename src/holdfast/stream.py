@@ -112,16 +112,39 @@ class Stream:
             order.update(dict.fromkeys(experience.classes))
         return tuple(order)
 
-    def with_tasks(self) -> Stream:
-        """The task-incremental form: every example carries the index of its experience."""
+    def with_tasks(self, own_classes: bool = False) -> Stream:
+        """The task-incremental form: every example carries the index of its experience.
+
+        Args:
+            own_classes: Whether every experience gets classes, and so rows of the head, of its
+                own, although others have the same ones: task t's class c becomes t * classes + c.
+        """
+        step = self.classes if own_classes else 0
 
         def label(table: Table, task: int) -> Table:
-            return table.with_columns(task=torch.full((len(table),), task, device=table.device))
+            column = torch.full((len(table),), task, device=table.device)
+            labels = {"y": table["y"] + task * step} if step else {}
+            return table.with_columns(task=column, **labels)
 
         experiences = [
-            replace(e, train=label(e.train, e.index), test=label(e.test, e.index)) for e in self
+            replace(
+                e,
+                train=label(e.train, e.index),
+                test=label(e.test, e.index),
+                classes=tuple(c + e.index * step for c in e.classes),
+            )
+            for e in self
         ]
-        return replace(self, scenario="task", experiences=experiences)
+        if not step:
+            return replace(self, scenario="task", experiences=experiences)
+        named = [f"{name}, task {e.index}" for e in self for name in self.class_names]
+        return replace(
+            self,
+            scenario="task",
+            experiences=experiences,
+            classes=step * len(self),
+            class_names=tuple(named),
+        )
 
     def with_ids(self) -> Stream:
         """The same stream with a column `id`: every training example's place in the whole stream.

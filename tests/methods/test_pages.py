@@ -8,7 +8,7 @@ import pytest
 from holdfast import catalogue
 
 PAGES = Path(__file__).parents[2] / "docs" / "methods"
-COMMAND = r"holdfast (?:run [\w-]+|(?:finetune|unlearn|edit) .*--method) '(.+)'"
+COMMAND = r"holdfast (?:run (?:[\w-]+|'[^']+')|(?:finetune|unlearn|edit) .*--method) '(.+)'"
 SECTIONS = [
     "Equation",
     "Idea",

@@ -9,7 +9,14 @@ import torch
 from torch import nn
 
 from holdfast.errors import UsageError
-from holdfast.models.heads import HEADS, CosineHead, GrowingHead, MultiHead, build_head
+from holdfast.models.heads import (
+    HEADS,
+    CosineHead,
+    GrowingHead,
+    MultiHead,
+    build_head,
+    class_rows,
+)
 
 
 def test_growing_keeps_old_rows_bit_identical() -> None:
@@ -112,3 +119,20 @@ def test_every_head_is_built_by_name_and_answers(kind: str) -> None:
 def test_an_unknown_head_is_refused() -> None:
     with pytest.raises(UsageError, match="no head 'liner'"):
         build_head("liner", 4, 2)
+
+
+@pytest.mark.parametrize("kind", ["linear", "growing", "cosine", "multi"])
+def test_changing_what_belongs_to_some_classes_changes_their_logits_alone(kind: str) -> None:
+    torch.manual_seed(0)
+    head = build_head(kind, 5, 6, [2, 1, 3])
+    if hasattr(head, "grow"):
+        head.grow(6)
+    x = torch.randn(4, 5)
+    before = head(x).detach()
+    masks = class_rows(head, [1, 3, 5])
+    assert [p for p, _ in masks] == list(head.parameters())
+    with torch.no_grad():
+        for parameter, mask in masks:
+            parameter += mask * torch.randn_like(parameter)
+    changed = (head(x) != before).any(0)
+    assert changed.tolist() == [False, True, False, True, False, True]

@@ -8,7 +8,13 @@ from torch import nn
 
 from holdfast.errors import UsageError
 from holdfast.models import CNN
-from holdfast.models.norms import affine, by_batch, own_statistics, use_batch_statistics
+from holdfast.models.norms import (
+    affine,
+    by_batch,
+    fix_statistics,
+    own_statistics,
+    use_batch_statistics,
+)
 
 
 @pytest.fixture
@@ -113,3 +119,21 @@ def test_scales_and_shifts_of_all_kinds_are_found():
     use_batch_statistics(model)
     assert list(affine(model)) == [*both, "rms.weight"]
     assert affine(nn.Linear(2, 2)) == {}
+
+
+def test_fixed_statistics_answer_in_training_as_in_evaluation_and_never_change(trained):
+    x = torch.randn(12, 3, 8, 8)
+    expected, state = trained(x), {n: t.clone() for n, t in trained.state_dict().items()}
+    scales = list(affine(trained))
+    assert fix_statistics(trained) == fix_statistics(trained) == 2
+    trained.train()
+    assert torch.equal(trained(x), expected)
+    assert list(trained.state_dict()) == list(state)
+    assert all(torch.equal(t, state[n]) for n, t in trained.state_dict().items())
+    assert list(affine(trained)) == scales
+    assert not by_batch(trained)
+
+
+def test_statistics_that_are_not_kept_cannot_be_fixed():
+    with pytest.raises(UsageError, match="keeps no statistics"):
+        fix_statistics(nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False)))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from holdfast.optim.masked import MaskedUpdates
+from holdfast.optim.masked import MaskedUpdates, ScaledUpdates
 
 SHAPES = [(4, 3), (5,), (2, 3, 2)]
 MASK_SHAPES = [[(4, 3), (4, 1), (1, 3)], [(5,), (1,)], [(2, 3, 2), (2, 1, 1), (1, 3, 1)]]
@@ -192,3 +192,50 @@ def test_gradients_in_half_precision_are_masked():
     optimizer.step()
     assert weight[1::2].tolist() == [1.0, 1.0]
     assert (weight[::2] < 1).all()
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_scaling_sgd_steps_is_scaling_its_gradients(momentum):
+    torch.manual_seed(0)
+    factor = torch.tensor([[1.0, 0.7, 0.2, 0.0]])
+    scaled, reference = nn.Linear(4, 3).double(), nn.Linear(4, 3).double()
+    reference.load_state_dict(scaled.state_dict())
+    updates = ScaledUpdates([(scaled.weight, factor.double())])
+    for model in (scaled, reference):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.3, momentum=momentum)
+        for step in range(5):
+            optimizer.zero_grad()
+            x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step)).double()
+            (model(x) ** 2).mean().backward()
+            if model is reference:
+                model.weight.grad *= factor
+                optimizer.step()
+            else:
+                updates.before()
+                optimizer.step()
+                updates.after()
+    torch.testing.assert_close(scaled.weight, reference.weight)
+
+
+def test_a_scaled_step_is_its_share_of_adams_decay_and_all():
+    torch.manual_seed(0)
+    whole, part = nn.Parameter(torch.randn(3)), nn.Parameter(torch.empty(3))
+    part.data.copy_(whole.data)
+    start, factor = whole.detach().clone(), torch.tensor([1.0, 0.25, 0.0])
+    for parameter in (whole, part):
+        optimizer = torch.optim.AdamW([parameter], lr=0.1, weight_decay=0.5)
+        updates = ScaledUpdates([(parameter, factor if parameter is part else torch.ones(1))])
+        parameter.square().sum().backward()
+        updates.before()
+        optimizer.step()
+        updates.after()
+    assert part[0] == whole[0]
+    torch.testing.assert_close(part[1] - start[1], 0.25 * (whole[1] - start[1]))
+    assert part[2] == start[2]
+
+
+def test_gradients_of_what_may_not_move_do_not_count_when_clipping():
+    parameter = nn.Parameter(torch.ones(3))
+    parameter.grad = torch.tensor([3.0, 4.0, 100.0])
+    ScaledUpdates([(parameter, torch.tensor([1.0, 0.5, 0.0]))]).before()
+    assert parameter.grad.tolist() == [3.0, 4.0, 0.0]

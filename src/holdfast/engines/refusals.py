@@ -24,6 +24,7 @@ def refuse(trainer: Trainer, method: Method) -> None:
             ("logits", "changes class logits before the loss, which a Trainer computes itself"),
             ("phases", "goes through an experience in its own way, and a Trainer in its own"),
             ("epoch_rows", "chooses the rows of every epoch, which a Trainer draws itself"),
+            ("answer", "makes the forward pass, which a Trainer makes itself"),
             ("predict", "decides predictions, which a Trainer takes from the model itself"),
         ):
             # Language models have no classes: what methods do to class logits does nothing there.

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from holdfast.methods.editing.memit import MEMIT
     from holdfast.methods.editing.rome import ROME
     from holdfast.methods.editing.wise import WISE
+    from holdfast.methods.isolation.hat import HAT
+    from holdfast.methods.isolation.packnet import PackNet
     from holdfast.methods.penalties.ewc import EWC, OnlineEWC
     from holdfast.methods.penalties.l2 import L2
     from holdfast.methods.projection.agem import AGEM
@@ -78,6 +80,7 @@ __all__ = [
     "FTM",
     "GA",
     "GRACE",
+    "HAT",
     "HFT",
     "IDK",
     "KTO",
@@ -114,6 +117,7 @@ __all__ = [
     "LwF",
     "OLoRA",
     "OnlineEWC",
+    "PackNet",
     "RandomLabels",
     "Replay",
     "Retain",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -163,6 +164,45 @@ class MultiHead(nn.Module):
         if task is None:
             return logits
         return logits.masked_fill(self.owner != task[:, None], -torch.inf)
+
+
+CLASS_ROWS = (nn.Linear, GrowingHead, CosineHead, MultiHead)
+"""Heads in which every class has a row of its own."""
+
+
+def class_rows(head: nn.Module, classes: Sequence[int]) -> list[tuple[nn.Parameter, Tensor]]:
+    """A head's parameters, each with a mask of what belongs to some classes.
+
+    Args:
+        head: One of `CLASS_ROWS`.
+        classes: Of which the rows are wanted.
+
+    Returns:
+        Masks are bool and broadcast against their parameter; all False where a parameter belongs
+        to all classes alike (the scale of a cosine head).
+
+    Example:
+        >>> head = GrowingHead(2, 3)
+        >>> [mask.flatten().tolist() for _, mask in class_rows(head, [0, 2])]
+        [[True, False, True], [True, False, True]]
+    """
+    if isinstance(head, MultiHead):
+        parts: list[nn.Module] = list(head.heads)
+    else:
+        parts = [head]
+    found: list[tuple[nn.Parameter, Tensor]] = []
+    start = 0
+    for part in parts:
+        rows: int = len(part.weight)  # type: ignore[arg-type]
+        for parameter in part.parameters():
+            wanted = torch.tensor([start + row in classes for row in range(rows)])
+            if not parameter.dim():
+                wanted = torch.tensor(False)
+            elif parameter.dim() > 1:
+                wanted = wanted.unsqueeze(1)
+            found.append((parameter, wanted.to(parameter.device)))
+        start += rows
+    return found
 
 
 HEADS = ("linear", "growing", "cosine", "multi", "prototype")

@@ -2,8 +2,9 @@
 
 A model with batch normalisation carries the mean and variance of its training data. At test time
 the batch at hand tells of the present data: `use_batch_statistics` has every such layer take them
-from there, in training and in evaluation mode alike. Layer, group and RMS normalisation know no
-such difference and are left as they are.
+from there, in training and in evaluation mode alike. `fix_statistics` does the opposite: the
+model's own serve in training too, and never change. Layer, group and RMS normalisation know no such
+difference and are left as they are.
 """
 
 from __future__ import annotations
@@ -107,6 +108,60 @@ def use_batch_statistics(model: nn.Module, prior: float = 0.0) -> int:
     return count
 
 
+class FixedStatistics(nn.Module):
+    """A batch normalisation that goes by its own statistics in training too, and keeps them.
+
+    It holds the parameters and buffers of the layer that it stands for, under the same names.
+
+    Args:
+        layer: A batch normalisation of any dimension.
+
+    Raises:
+        UsageError: If the layer keeps no statistics.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        assert isinstance(layer, _BatchNorm)
+        if layer.running_mean is None:
+            raise UsageError("A batch normalisation that keeps no statistics cannot go by its own.")
+        self.eps = layer.eps
+        self.weight, self.bias = layer.weight, layer.bias
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            self.register_buffer(name, getattr(layer, name))
+
+    def forward(self, x: Tensor) -> Tensor:
+        own = self.get_buffer("running_mean"), self.get_buffer("running_var")
+        return F.batch_norm(x, *own, self.weight, self.bias, False, 0.0, self.eps)
+
+
+def fix_statistics(model: nn.Module) -> int:
+    """Have every batch normalisation go by its own statistics in training too; in place.
+
+    Parameters, buffers and their names stay.
+
+    Returns:
+        How many layers there are.
+
+    Raises:
+        UsageError: If a layer keeps no statistics.
+
+    Example:
+        >>> model = nn.Sequential(nn.BatchNorm1d(2))
+        >>> fix_statistics(model)
+        1
+        >>> model.train()(torch.tensor([[4.0, 8.0], [4.0, 8.0]])).round().tolist()
+        [[4.0, 8.0], [4.0, 8.0]]
+    """
+    count = 0
+    for owner in list(model.modules()):
+        for name, layer in list(owner.named_children()):
+            if isinstance(layer, _BatchNorm):
+                setattr(owner, name, FixedStatistics(layer))
+            count += isinstance(layer, _BatchNorm | FixedStatistics)
+    return count
+
+
 def by_batch(model: nn.Module) -> bool:
     """Whether what a model answers to an example depends on its batch."""
     return any(isinstance(part, BatchStatistics) and part.by_batch for part in model.modules())
@@ -136,7 +191,7 @@ def running(model: nn.Module) -> Iterator[Tensor]:
 
 def affine(model: nn.Module) -> dict[str, nn.Parameter]:
     """Scales and shifts of all normalisation layers by name; empty where there are none."""
-    kinds = (_NormBase, BatchStatistics, nn.LayerNorm, nn.GroupNorm)
+    kinds = (_NormBase, BatchStatistics, FixedStatistics, nn.LayerNorm, nn.GroupNorm)
     found: dict[str, nn.Parameter] = {}
     for prefix, layer in model.named_modules():
         if isinstance(layer, kinds) or type(layer).__name__.endswith("RMSNorm"):

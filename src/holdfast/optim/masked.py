@@ -1,7 +1,8 @@
 """Masked updates: a zero in the mask is no movement, whatever the optimizer.
 
 Masking a gradient is not enough: Adam's old moments, momentum and weight decay move a parameter
-whose gradient is zero. So what is masked is put back after the optimizer's step.
+whose gradient is zero. So what is masked is put back after the optimizer's step. `ScaledUpdates`
+is the soft form, in which an entry may go part of the way.
 """
 
 from __future__ import annotations
@@ -89,6 +90,54 @@ class MaskedUpdates:
             optimizer.register_step_pre_hook(lambda *_: self.before(optimizer)),
             optimizer.register_step_post_hook(lambda *_: self.after(optimizer)),
         )
+
+
+class ScaledUpdates:
+    """Scales how far an optimizer's step moves each entry of parameters, whatever the optimizer.
+
+        theta <- theta + factor * (step(theta) - theta)
+
+    With plain SGD, also with momentum, this is the step along a gradient that was multiplied by
+    the factor. Adam divides by the size of its gradients, which takes such a factor out again, and
+    weight decay does not pass through gradients: here both are scaled too. A factor of 0 is no
+    movement, to the bit, and one of 1 the optimizer's own.
+
+    Args:
+        factors: Parameters with their factors, from 0 to 1, of any shape that broadcasts against
+            the parameter.
+
+    Example:
+        >>> weight = nn.Parameter(torch.ones(3))
+        >>> optimizer = torch.optim.AdamW([weight], lr=0.1, weight_decay=0.0)
+        >>> updates = ScaledUpdates([(weight, torch.tensor([1.0, 0.5, 0.0]))])
+        >>> weight.sum().backward()
+        >>> updates.before(); optimizer.step(); updates.after()
+        >>> weight.tolist()
+        [0.8999999761581421, 0.949999988079071, 1.0]
+    """
+
+    def __init__(self, factors: Iterable[tuple[nn.Parameter, Tensor]]) -> None:
+        self.factors = [(p, factor.expand_as(p)) for p, factor in factors]
+        self._open = [factor.ceil() for _, factor in self.factors]
+        self._was: list[Tensor] = []
+
+    def before(self) -> None:
+        """Before the optimizer's step: keep what is, and zero gradients where nothing may move."""
+        graded = [
+            (p.grad, o)
+            for (p, _), o in zip(self.factors, self._open, strict=True)
+            if p.grad is not None
+        ]
+        if graded:  # so that clipping counts only what moves
+            torch._foreach_mul_([g for g, _ in graded], [o for _, o in graded])
+        self._was = [p.detach().clone() for p, _ in self.factors]
+
+    def after(self) -> None:
+        """After the optimizer's step: go only the scaled part of the way."""
+        now = [p.detach() for p, _ in self.factors]
+        factors = [factor for _, factor in self.factors]
+        torch._foreach_copy_(now, torch._foreach_lerp(self._was, now, factors))
+        self._was = []
 
 
 def _entrywise(optimizer: Optimizer, parameter: nn.Parameter) -> dict[Any, Tensor]:

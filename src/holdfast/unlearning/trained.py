@@ -85,7 +85,8 @@ def load(folder: Path) -> Trained:
             "and domain-incremental streams."
         )
     for part in learner.method.parts():
-        if part.overrides("predict") or part.overrides("serving") or part.replaces_training:
+        decides = any(map(part.overrides, ("answer", "predict", "serving")))
+        if decides or part.replaces_training:
             raise UsageError(
                 f"In the run in {folder} {type(part).__name__} decides predictions beside the "
                 "model: what the model unlearns it would still know."
