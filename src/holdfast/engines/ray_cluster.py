@@ -107,6 +107,8 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
     paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
     variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     variables |= {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    if address == LOCAL:  # otherwise its workers give way to everything else on the machine
+        os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         ray.init(
             address=None if address == LOCAL else address,
