@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from holdfast.methods.editing.wise import WISE
     from holdfast.methods.penalties.ewc import EWC, OnlineEWC
     from holdfast.methods.penalties.l2 import L2
+    from holdfast.methods.penalties.mas import MAS
+    from holdfast.methods.penalties.rwalk import RWalk
+    from holdfast.methods.penalties.si import SI
     from holdfast.methods.projection.agem import AGEM
     from holdfast.methods.prototypes.ncm import NCM
     from holdfast.methods.replay.der import DER, DERpp
@@ -82,6 +85,7 @@ __all__ = [
     "IDK",
     "KTO",
     "L2",
+    "MAS",
     "MEMIT",
     "MIGU",
     "NCM",
@@ -89,6 +93,7 @@ __all__ = [
     "RMU",
     "ROME",
     "SCRUB",
+    "SI",
     "TENT",
     "UNDIAL",
     "WA",
@@ -114,6 +119,7 @@ __all__ = [
     "LwF",
     "OLoRA",
     "OnlineEWC",
+    "RWalk",
     "RandomLabels",
     "Replay",
     "Retain",
