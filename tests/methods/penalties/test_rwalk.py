@@ -71,7 +71,7 @@ def test_every_gradient_has_the_penalty_of_the_walk_so_far(
     options = {"optimizer": OPTIMIZERS[optimizer], "head": head, "epochs": 3}
     learned(numbered(), chain(RWalk(**arguments), walk.watch), **options)
     assert {index for index, pulled in walk.watch.compared if pulled} == {1, 2}
-    assert any(walk.negative) or optimizer != "adam"
+    assert any(walk.negative) or (optimizer, head) != ("adam", "full")
 
 
 def test_both_parts_of_the_importance_reach_one(numbered, learned):

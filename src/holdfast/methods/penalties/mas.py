@@ -34,8 +34,9 @@ class MAS(Method):
     looked at. A pre-trained model is held from the start, as by `EWC`.
 
     Args:
-        strength: lambda, the weight of the penalty. The step is stable while learning rate times
-            strength times the largest importance stays below about 1 (2 with momentum 0.9).
+        strength: lambda, the weight of the penalty; 1 in the paper, whose networks are larger. The
+            step is stable while learning rate times strength times the largest importance stays
+            below about 1 (2 with momentum 0.9); small networks have larger importances.
         mix: Share of earlier experiences' importance in a running mix; None: their sum, as in the
             paper. Public code mixes by halves.
         examples: Examples of an experience used to estimate it; None: all, or 256 where the model
@@ -49,7 +50,7 @@ class MAS(Method):
 
     Example:
         >>> MAS(mix=0.5).strength
-        1.0
+        0.1
     """
 
     tags = Tags(
@@ -64,7 +65,7 @@ class MAS(Method):
     reads_outputs = False
 
     def __init__(
-        self, strength: float = 1.0, mix: float | None = None, examples: int | None = None
+        self, strength: float = 0.1, mix: float | None = None, examples: int | None = None
     ) -> None:
         super().__init__()
         at_least(0, strength=strength)
