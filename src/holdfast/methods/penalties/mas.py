@@ -94,14 +94,13 @@ class MAS(Method):
     def hold(self, learner: Learner, table: Table) -> None:
         """Hold the weights as they are, as firmly as a table's outputs depend on them."""
         new = sensitivity(learner, table, self.examples)
-        if self.importance:
-            old = self.importance.get(learner.named)
-            mix = self.mix
-            total = (
-                torch._foreach_add(old, new) if mix is None else torch._foreach_lerp(new, old, mix)
-            )
-        else:
+        if not self.importance:
             total = new
+        elif self.mix is None:
+            total = list(torch._foreach_add(new, self.importance.get(learner.named)))
+        else:
+            old = self.importance.get(learner.named)
+            total = list(torch._foreach_lerp(new, old, self.mix))
         self.importance.put(learner.named, total)
         self.anchor.put(learner.named)
 

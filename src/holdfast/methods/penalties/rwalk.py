@@ -136,18 +136,18 @@ class RWalk(Method):
         torch._foreach_mul_(fisher, 1 - share)
         torch._foreach_addcmul_(fisher, update.gradients, update.gradients, value=share)
 
-    @torch.no_grad()
     def _score(self, learner: Learner) -> None:
         """Score the interval that ends here, and begin the next."""
         descent, start = self.descent.get(learner.named), self.start.get(learner.named)
-        distance = torch._foreach_sub(learner.parameters, start)
+        here = [parameter.detach() for parameter in learner.parameters]
+        distance = torch._foreach_sub(here, start)
         torch._foreach_mul_(distance, distance)
         torch._foreach_mul_(distance, self.fisher.get(learner.named))
         torch._foreach_mul_(distance, 0.5)
         torch._foreach_add_(distance, self.damping)
         torch._foreach_addcdiv_(self.path.get(learner.named), descent, distance)
         torch._foreach_zero_(descent)
-        torch._foreach_copy_(start, learner.parameters)
+        torch._foreach_copy_(start, here)
 
 
 def _by_largest(tensors: Sequence[Tensor]) -> list[Tensor]:

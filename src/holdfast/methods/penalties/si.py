@@ -80,12 +80,12 @@ class SI(Method):
             self._update.add_to(self.path.get(learner.named))
             self._update = None
 
-    @torch.no_grad()
     def end(self, learner: Learner, experience: Experience) -> None:
         if learner.last:
             return
         path = self.path.get(learner.named)
-        moved = torch._foreach_sub(learner.parameters, self.anchor.get(learner.named))
+        here = [parameter.detach() for parameter in learner.parameters]
+        moved = torch._foreach_sub(here, self.anchor.get(learner.named))
         bound = torch._foreach_add(torch._foreach_mul(moved, moved), self.xi)
         total = torch._foreach_add(
             self.importance.get(learner.named), torch._foreach_div(path, bound)
