@@ -101,3 +101,14 @@ def test_probabilities_sum_to_one_within_the_task() -> None:
     assert chances.sum(1).tolist() == pytest.approx([1, 1, 1])
     assert float(chances[0, 0]) == pytest.approx(1 / (1 + math.exp(-1)))
     assert chances[1, :2].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(("task_known", "expected"), [(False, [30, 14, 26]), (True, [5, 5, 25])])
+def test_squared_norms_are_of_the_outputs_that_count(task_known: bool, expected: list[int]) -> None:
+    batch = {"task": BATCH["task"]}
+    assert objective(task_known).squared_norms(LOGITS, batch).tolist() == expected
+
+
+def test_a_head_that_has_grown_in_part_has_the_norms_of_its_rows() -> None:
+    batch = {"task": BATCH["task"]}
+    assert objective(True).squared_norms(LOGITS[:, :3], batch).tolist() == [5, 1, 16]

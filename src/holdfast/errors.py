@@ -43,7 +43,7 @@ class CheckpointError(RunError):
     """A checkpoint is damaged, foreign, or from a newer version."""
 
 
-def at_least(least: int, **given: int | None) -> None:
+def at_least(least: int, **given: float | None) -> None:
     """Raise `UsageError` for the first argument that is smaller than `least`; None passes."""
     for name, value in given.items():
         if value is not None and value < least:

@@ -69,6 +69,10 @@ class Objective(ABC):
             "information could draw: use labels='empirical'."
         )
 
+    def squared_norms(self, outputs: Tensor, batch: Batch) -> Float[Tensor, " examples"]:
+        """Squared length of the outputs that a batch asks for, one per example; needs no labels."""
+        return outputs.flatten(1).square().sum(1)
+
     def task_scores(self, outputs: Tensor, batch: Batch) -> Float[Tensor, " examples"]:
         """The scores when the example's task is known, from the same outputs."""
         return self.scores(outputs, batch)
@@ -131,13 +135,23 @@ class Classification(Objective):
             outputs = self.within_task(outputs, batch["task"])
         return outputs.softmax(1)
 
+    def squared_norms(
+        self, outputs: Float[Tensor, "examples classes"], batch: Batch
+    ) -> Float[Tensor, " examples"]:
+        if self.task_known:
+            outputs = self.within_task(outputs, batch["task"], others=0.0)
+        return outputs.square().sum(1)
+
     def within_task(
-        self, outputs: Float[Tensor, "examples classes"], task: Tensor
+        self,
+        outputs: Float[Tensor, "examples classes"],
+        task: Tensor,
+        others: float = -torch.inf,
     ) -> Float[Tensor, "examples classes"]:
-        """The logits with those of other tasks' classes at minus infinity."""
+        """The logits, with `others` in place of those of other tasks' classes."""
         if self.foreign.device != outputs.device:
             self.foreign = self.foreign.to(outputs.device)
-        return outputs.masked_fill(self.foreign[task, : outputs.shape[1]], -torch.inf)
+        return outputs.masked_fill(self.foreign[task, : outputs.shape[1]], others)
 
 
 def _hits(outputs: Tensor, batch: Batch) -> Tensor:

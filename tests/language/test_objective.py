@@ -72,6 +72,15 @@ def test_values_are_averaged_over_the_positions_that_predict_a_label():
     assert float(CausalLM().mean(values, batch)) == (1 + 20) / 2
 
 
+def test_a_squared_norm_is_the_mean_over_the_tokens_that_are_asked_for():
+    logits = torch.tensor(
+        [[[1.0, 2.0], [3.0, 0.0], [9.0, 9.0]], [[0.0, 1.0], [2.0, 2.0], [9.0, 9.0]]]
+    )
+    labels = torch.tensor([[-100, 1, 0], [-100, -100, 0]])
+    found = CausalLM().squared_norms(logits, {"labels": labels})
+    assert found.tolist() == [(5 + 9) / 2, 8]
+
+
 def test_drawn_labels_come_from_the_model_where_labels_are_asked_for():
     logits = torch.full((2, 3, 8), -torch.inf)
     logits[0, 0, 3], logits[0, 1, 4], logits[1, 0, 5], logits[:, 2, 0] = 0.0, 0.0, 0.0, 0.0

@@ -22,6 +22,14 @@ def test_it_keeps_copies():
     assert not any(t.requires_grad for t in kept)
 
 
+def test_it_keeps_copies_of_other_tensors_under_the_parameters_names():
+    layer, store = nn.Linear(2, 1), ParameterStore()
+    others = [torch.ones(1, 2), torch.full((1,), 3.0)]
+    store.put(named(layer), others)
+    others[0].zero_()
+    assert [t.tolist() for t in store.get(named(layer))] == [[[1.0, 1.0]], [3.0]]
+
+
 def test_it_is_empty_until_something_is_put_and_then_answers_zeros_for_strangers():
     store = ParameterStore()
     assert not store

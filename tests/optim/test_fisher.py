@@ -101,7 +101,7 @@ def test_the_number_of_examples_can_be_bounded():
 def test_large_models_are_taken_in_chunks_with_the_same_result(monkeypatch):
     learner, table = regression()
     whole = fisher_diagonal(learner, table, "all")
-    monkeypatch.setattr("holdfast.optim.fisher.FLOATS_AT_MOST", 40)  # two examples at a time
+    monkeypatch.setattr("holdfast.optim.gradient_sums.FLOATS_AT_MOST", 40)  # two examples at a time
     for a, b in zip(fisher_diagonal(learner, table, "all"), whole, strict=True):
         torch.testing.assert_close(a, b)
 

@@ -82,6 +82,15 @@ class CausalLM(Objective):
         right = (logits.argmax(-1) == labels) & asked
         return right.sum(1) / asked.sum(1).clamp(min=1)
 
+    def squared_norms(
+        self, outputs: Float[Tensor, "examples width vocabulary"], batch: Batch
+    ) -> Float[Tensor, " examples"]:
+        """Of the logits of one token: the mean over those that an example asks for."""
+        logits, labels = self.asked(outputs, batch)
+        asked = labels != IGNORED
+        norms = torch.where(asked, logits.float().square().sum(-1), 0.0)
+        return norms.sum(1) / asked.sum(1).clamp(min=1)
+
     def measures(self, outputs: Tensor, batch: Batch) -> dict[str, Float[Tensor, " examples"]]:
         return {"loss": self.losses(outputs, batch)}
 

@@ -32,3 +32,10 @@ def known(learner: Learner, rows: int | None = None) -> Table | None:
 
     said = said_by(learner.model, rows or 256, like["input_ids"].shape[1], learner.seed)
     return alike(said, like).to(learner.device)
+
+
+def inherited(learner: Learner, rows: int | None = None) -> Table | None:
+    """What is `known`, with a note of how many examples tell of it."""
+    past = known(learner, rows)
+    learner.note(inherited_rows=0 if past is None else len(past))
+    return past

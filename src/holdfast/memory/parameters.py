@@ -39,9 +39,19 @@ class ParameterStore(Remembers):
         super().__init__()
         self._asked: _Asked | None = None
 
-    def put(self, named: Iterable[tuple[str, Tensor]]) -> None:
-        """Keep copies of the tensors, in place of what was kept under their names."""
-        for name, tensor in named:
+    def put(
+        self, named: Iterable[tuple[str, Tensor]], tensors: Sequence[Tensor] | None = None
+    ) -> None:
+        """Keep copies of parameters, or of one tensor for each of them.
+
+        They take the place of what was kept under their names.
+
+        Args:
+            named: Parameters by name.
+            tensors: To be kept for them, in order; None: the parameters themselves.
+        """
+        for place, (name, parameter) in enumerate(named):
+            tensor = parameter if tensors is None else tensors[place]
             self.register_buffer(_key(name), tensor.detach().clone())
         self._asked = None
 

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from holdfast.methods.isolation.packnet import PackNet
     from holdfast.methods.penalties.ewc import EWC, OnlineEWC
     from holdfast.methods.penalties.l2 import L2
+    from holdfast.methods.penalties.mas import MAS
+    from holdfast.methods.penalties.rwalk import RWalk
+    from holdfast.methods.penalties.si import SI
     from holdfast.methods.projection.agem import AGEM
     from holdfast.methods.prototypes.ncm import NCM
     from holdfast.methods.replay.der import DER, DERpp
@@ -85,6 +88,7 @@ __all__ = [
     "IDK",
     "KTO",
     "L2",
+    "MAS",
     "MEMIT",
     "MIGU",
     "NCM",
@@ -92,6 +96,7 @@ __all__ = [
     "RMU",
     "ROME",
     "SCRUB",
+    "SI",
     "TENT",
     "UNDIAL",
     "WA",
@@ -118,6 +123,7 @@ __all__ = [
     "OLoRA",
     "OnlineEWC",
     "PackNet",
+    "RWalk",
     "RandomLabels",
     "Replay",
     "Retain",

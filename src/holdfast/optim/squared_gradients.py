@@ -1,4 +1,4 @@
-"""Squares of every example's gradient, summed over a batch, from one pass over all of it.
+"""Squares (or sizes) of every example's gradient, summed over a batch, from one pass over it.
 
 The gradient of one example's loss by the weights of a linear layer is the product of what entered
 the layer and what came back to it, over that example's positions. Both are at hand for all examples
@@ -54,15 +54,19 @@ class Use:
 
 
 def squared_gradients(
-    model: nn.Module, losses: Callable[[], Float[Tensor, " examples"]], examples: int
+    model: nn.Module,
+    losses: Callable[[], Float[Tensor, " examples"]],
+    examples: int,
+    measure: Callable[[Tensor], Tensor] = torch.square,
 ) -> list[Tensor] | None:
-    """Sum over examples of the squared gradient of each one's loss.
+    """Sum over examples of the squared gradient of each one's loss, or of another measure of it.
 
     Args:
         model: A transformer: its trainable weights lie in linear layers (also GPT-2's), embeddings
             and normalisations. An example must not depend on its neighbours in the batch.
         losses: Passes a batch through the model; one loss an example.
         examples: Of the batch.
+        measure: Of a gradient, entry by entry.
 
     Returns:
         One tensor a trainable parameter, in the model's order; None where some layer with trainable
@@ -88,11 +92,16 @@ def squared_gradients(
         for name, parameter in use.layer.named_parameters(recurse=False):
             if id(parameter) in of:
                 of[id(parameter)].append((use, name))
-    return [_squared(p, of[id(p)], examples) for p in trained]
+    return [_measured(p, of[id(p)], examples, measure) for p in trained]
 
 
-def _squared(parameter: Tensor, uses: list[tuple[Use, str]], examples: int) -> Tensor:
-    """A weight that is used twice (tied embeddings) has the sum of both gradients, squared."""
+def _measured(
+    parameter: Tensor,
+    uses: list[tuple[Use, str]],
+    examples: int,
+    measure: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """A weight that is used twice (tied embeddings) has the sum of both gradients, measured."""
     total = torch.zeros_like(parameter)
     step = max(1, AT_ONCE // parameter.numel())
     for start in range(0, examples if uses else 0, step):
@@ -100,7 +109,7 @@ def _squared(parameter: Tensor, uses: list[tuple[Use, str]], examples: int) -> T
         gradients = uses[0][0].gradients(uses[0][1], rows)
         for use, name in uses[1:]:
             gradients = gradients + use.gradients(name, rows)
-        total += gradients.square().sum(0)
+        total += measure(gradients).sum(0)
     return total
 
 

@@ -7,7 +7,7 @@ import torch
 
 from holdfast.learner import Learner
 from holdfast.method import chain
-from holdfast.methods import EWC, L2, LwF, OnlineEWC
+from holdfast.methods import EWC, L2, MAS, SI, LwF, OnlineEWC, RWalk
 from holdfast.testing import small_stream
 from holdfast.testing.trials import small_llama
 
@@ -112,6 +112,56 @@ def test_without_a_past_ewc_holds_what_the_model_says_of_itself(terms):
     _, learner = terms(EWC(examples=6), replace(STREAM, past=None))
     (note,) = learner.record.notes
     assert note["inherited_rows"] == 6
+
+
+def test_mas_holds_what_the_logits_on_the_past_depend_on(terms):
+    seen, _ = terms(MAS(strength=0.1))
+    model, past = small_llama(), STREAM.past
+    parameters = list(model.parameters())
+    importance = [torch.zeros_like(p) for p in parameters]
+    for row in range(len(past)):
+        width = int(past["length"][row])
+        logits = model(input_ids=past["input_ids"][row : row + 1, :width]).logits[0, :-1]
+        asked = past["labels"][row, 1:width] >= 0
+        norm = logits[asked].square().sum(1).mean()
+        for t, g in zip(importance, torch.autograd.grad(norm, parameters), strict=True):
+            t += g.abs() / len(past)
+    start = [p.detach() for p in parameters]
+    for added, weights, _, _ in seen[1:]:
+        expected = sum(
+            float((f * (w - s).square()).sum())
+            for f, w, s in zip(importance, weights, start, strict=True)
+        )
+        assert added == pytest.approx(0.1 * expected, rel=2e-3)
+        assert added > 1e-4
+
+
+@pytest.mark.parametrize("make", [SI, RWalk])
+def test_what_was_done_to_learn_one_text_moves_less_in_the_next(watching, make):
+    def drift(strength):
+        method, then = make(strength=strength), {}
+
+        def begin(self, learner, experience):
+            if learner.index:
+                then["weights"] = [p.detach().clone() for p in learner.parameters]
+                then["importance"] = [i.clone() for i in method.importance.get(learner.named)]
+
+        learner = Learner(
+            small_llama(),
+            chain(method, watching(begin=begin)),
+            optimizer=lambda p: torch.optim.SGD(p, lr=0.05),
+            epochs=2,
+            batch_size=4,
+            pretrained=True,
+            seed=0,
+        )
+        learner.learn(replace(STREAM, experiences=STREAM.experiences[:2]))
+        return sum(
+            float((i * (p.detach() - w).square()).sum())
+            for i, p, w in zip(then["importance"], learner.parameters, then["weights"], strict=True)
+        )
+
+    assert 0 < drift(3.0) < 0.9 * drift(0.0)
 
 
 def test_a_model_that_is_new_is_not_held():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from holdfast.data import Batch, Table
 from holdfast.losses import quadratic_penalty
-from holdfast.memory.known import known
+from holdfast.memory.known import inherited
 from holdfast.memory.parameters import ParameterStore
 from holdfast.method import ALL_KINDS, Method, Tags
 from holdfast.optim.fisher import Labels, fisher_diagonal
@@ -69,7 +68,7 @@ class EWC(Method):
         return loss + self.strength * quadratic_penalty(learner.parameters, centre, importance)
 
     def inherit(self, learner: Learner) -> None:
-        past = _inherited(learner, self.examples)
+        past = inherited(learner, self.examples)
         if past is not None:
             self.hold(learner, past)
 
@@ -85,8 +84,8 @@ class EWC(Method):
         total = torch._foreach_add(old, new)
         share = [torch.where(t > 0, n / t, 1.0) for n, t in zip(new, total, strict=True)]
         here = [p.detach() for p in learner.parameters]
-        self.importance.put(_named(learner, total))
-        self.centre.put(_named(learner, torch._foreach_lerp(centre, here, share)))
+        self.importance.put(learner.named, total)
+        self.centre.put(learner.named, torch._foreach_lerp(centre, here, share))
 
 
 class OnlineEWC(Method):
@@ -136,7 +135,7 @@ class OnlineEWC(Method):
         return loss + self.strength * quadratic_penalty(learner.parameters, anchor, importance)
 
     def inherit(self, learner: Learner) -> None:
-        past = _inherited(learner, self.examples)
+        past = inherited(learner, self.examples)
         if past is not None:
             self.hold(learner, past)
 
@@ -149,16 +148,5 @@ class OnlineEWC(Method):
         """Hold the weights as they are, as firmly as they matter for a table."""
         new = fisher_diagonal(learner, table, self.labels, self.examples)
         old = self.importance.get(learner.named)
-        self.importance.put(_named(learner, torch._foreach_add(new, old, alpha=self.decay)))
+        self.importance.put(learner.named, torch._foreach_add(new, old, alpha=self.decay))
         self.anchor.put(learner.named)
-
-
-def _inherited(learner: Learner, examples: int | None) -> Table | None:
-    """What a pre-trained model knows, with a note of how many examples tell of it."""
-    past = known(learner, examples)
-    learner.note(inherited_rows=0 if past is None else len(past))
-    return past
-
-
-def _named(learner: Learner, tensors: Sequence[Tensor]) -> list[tuple[str, Tensor]]:
-    return [(name, t) for (name, _), t in zip(learner.named, tensors, strict=True)]
