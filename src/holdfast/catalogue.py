@@ -31,6 +31,7 @@ METHODS: dict[str, str] = {
     "online_ewc": "holdfast.methods.penalties.ewc:OnlineEWC",
     "lwf": "holdfast.methods.distillation.lwf:LwF",
     "agem": "holdfast.methods.projection.agem:AGEM",
+    "gem": "holdfast.methods.projection.gem:GEM",
     "ncm": "holdfast.methods.prototypes.ncm:NCM",
     "wa": "holdfast.methods.correction.wa:WA",
     "grads": "holdfast.methods.selection.grads:GrADS",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from holdfast.methods.penalties.ewc import EWC, OnlineEWC
     from holdfast.methods.penalties.l2 import L2
     from holdfast.methods.projection.agem import AGEM
+    from holdfast.methods.projection.gem import GEM
     from holdfast.methods.prototypes.ncm import NCM
     from holdfast.methods.replay.der import DER, DERpp
     from holdfast.methods.replay.er import ER
@@ -77,6 +78,7 @@ __all__ = [
     "FTL",
     "FTM",
     "GA",
+    "GEM",
     "GRACE",
     "HFT",
     "IDK",
