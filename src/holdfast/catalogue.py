@@ -32,6 +32,7 @@ METHODS: dict[str, str] = {
     "lwf": "holdfast.methods.distillation.lwf:LwF",
     "agem": "holdfast.methods.projection.agem:AGEM",
     "gem": "holdfast.methods.projection.gem:GEM",
+    "gpm": "holdfast.methods.projection.gpm:GPM",
     "ncm": "holdfast.methods.prototypes.ncm:NCM",
     "wa": "holdfast.methods.correction.wa:WA",
     "grads": "holdfast.methods.selection.grads:GrADS",

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from holdfast.methods.penalties.l2 import L2
     from holdfast.methods.projection.agem import AGEM
     from holdfast.methods.projection.gem import GEM
+    from holdfast.methods.projection.gpm import GPM
     from holdfast.methods.prototypes.ncm import NCM
     from holdfast.methods.replay.der import DER, DERpp
     from holdfast.methods.replay.er import ER
@@ -79,6 +80,7 @@ __all__ = [
     "FTM",
     "GA",
     "GEM",
+    "GPM",
     "GRACE",
     "HFT",
     "IDK",
