@@ -36,6 +36,8 @@ METHODS: dict[str, str] = {
     "agem": "holdfast.methods.projection.agem:AGEM",
     "packnet": "holdfast.methods.isolation.packnet:PackNet",
     "hat": "holdfast.methods.isolation.hat:HAT",
+    "gem": "holdfast.methods.projection.gem:GEM",
+    "gpm": "holdfast.methods.projection.gpm:GPM",
     "ncm": "holdfast.methods.prototypes.ncm:NCM",
     "wa": "holdfast.methods.correction.wa:WA",
     "grads": "holdfast.methods.selection.grads:GrADS",

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from holdfast.methods.penalties.rwalk import RWalk
     from holdfast.methods.penalties.si import SI
     from holdfast.methods.projection.agem import AGEM
+    from holdfast.methods.projection.gem import GEM
+    from holdfast.methods.projection.gpm import GPM
     from holdfast.methods.prototypes.ncm import NCM
     from holdfast.methods.replay.der import DER, DERpp
     from holdfast.methods.replay.er import ER
@@ -82,6 +84,8 @@ __all__ = [
     "FTL",
     "FTM",
     "GA",
+    "GEM",
+    "GPM",
     "GRACE",
     "HAT",
     "HFT",

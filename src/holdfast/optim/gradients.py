@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from holdfast.optim.quadratic import least_above
+
 
 def flat(tensors: Sequence[Tensor]) -> Float[Tensor, " values"]:
     """All tensors as one vector, in order."""
@@ -33,3 +35,36 @@ def without_conflict(
     length = torch.dot(reference, reference)
     share = torch.where((overlap < 0) & (length > 0), overlap / length, torch.zeros_like(overlap))
     return gradient - share * reference
+
+
+def within_cone(
+    gradient: Float[Tensor, " values"],
+    references: Float[Tensor, "constraints values"],
+    margin: float = 0.0,
+    ridge: float = 1e-3,
+) -> Float[Tensor, " values"]:
+    """The gradient itself if it opposes no reference, or the nearest vector that opposes none.
+
+    The programme in as many variables as there are references,
+
+        min over v >= margin of 1/2 v'(GG' + ridge I)v + (Gg)'v,   g <- G'v + g.
+
+    Args:
+        gradient: g.
+        references: The rows of G.
+        margin: Least share of every reference in what is added.
+        ridge: So that references may repeat one another; a millionth of the largest squared length
+            is added to it, as much as single precision leaves uncertain.
+
+    Source: Lopez-Paz and Ranzato, "Gradient episodic memory for continual learning" (2017), eq. 11.
+
+    Example:
+        >>> found = within_cone(torch.tensor([1.0, -1.0]), torch.tensor([[0.0, 2.0]]), ridge=0)
+        >>> torch.allclose(found, torch.tensor([1.0, 0.0]), atol=1e-5)
+        True
+    """
+    overlaps = references @ gradient
+    products = (references @ references.T).double()
+    products.diagonal().add_(ridge + 1e-6 * products.diagonal().amax())
+    shares = least_above(products, overlaps, margin).to(gradient)
+    return torch.where((overlaps < 0).any(), gradient + shares @ references, gradient)
