@@ -1,6 +1,6 @@
 """Which rows a buffer keeps, as slots to write to; no loop over rows, no synchronisation.
 
-Both functions answer with one slot for every row offered. Slot `capacity` is a spare row past the
+All functions answer with one slot for every row offered. Slot `capacity` is a spare row past the
 end: what goes there is not kept.
 """
 
@@ -74,3 +74,42 @@ def keep_least(
     fitting = min(rows, capacity)
     slots[:fitting] = free[:fitting]
     return slots.masked_fill(~kept[capacity:][entering], capacity), entering
+
+
+def dissimilar_slots(
+    held: Float[Tensor, " stored"],
+    capacity: int,
+    score: Float[Tensor, " rows"],
+    admitted: Tensor,
+    generator: torch.Generator,
+) -> Int[Tensor, " rows"]:
+    """Give up what is alike for what is unlike, by chance.
+
+    Rows go to free slots while there are any. Each further one draws a held row i with probability
+    held_i / sum held, no two the same, and takes its slot with probability
+    held_i / (held_i + score).
+
+    Args:
+        held: Scores of the rows held, not negative: the larger, the more alike others.
+        capacity: Slots in all.
+        score: Of the rows offered.
+        admitted: Bool, one or one a row: whether it may take another's slot.
+        generator: On the scores' device.
+
+    Source: Aljundi et al., "Gradient based sample selection" (2019), algorithm 2.
+    """
+    device, stored, rows = held.device, len(held), len(score)
+    free = torch.arange(stored, min(capacity, stored + rows), device=device)
+    if len(free) == rows:
+        return free
+    late = score[len(free) :]
+    slots = torch.full_like(late, capacity, dtype=torch.long)
+    if stored:
+        chances = held.clamp(min=torch.finfo(held.dtype).eps)
+        draws = min(len(late), stored)
+        drawn = torch.multinomial(chances, draws, generator=generator)
+        rival = chances[drawn]
+        chance = torch.rand(draws, generator=generator, device=device)
+        takes = (chance < rival / (rival + late[:draws])) & admitted.expand(rows)[-len(late):][:draws]
+        slots[:draws] = drawn.masked_fill(~takes, capacity)
+    return torch.cat([free, slots])

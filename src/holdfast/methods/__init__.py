@@ -32,7 +32,10 @@ if TYPE_CHECKING:
     from holdfast.methods.prototypes.ncm import NCM
     from holdfast.methods.replay.der import DER, DERpp
     from holdfast.methods.replay.er import ER
+    from holdfast.methods.replay.er_ace import ERACE
+    from holdfast.methods.replay.gss import GSS
     from holdfast.methods.replay.icarl import ICaRL
+    from holdfast.methods.replay.mir import MIR
     from holdfast.methods.replay.replay import Replay
     from holdfast.methods.schedule.dmt import DMT
     from holdfast.methods.selection.grads import GrADS
@@ -73,17 +76,20 @@ __all__ = [
     "DPO",
     "EATA",
     "ER",
+    "ERACE",
     "EWC",
     "FTL",
     "FTM",
     "GA",
     "GRACE",
+    "GSS",
     "HFT",
     "IDK",
     "KTO",
     "L2",
     "MEMIT",
     "MIGU",
+    "MIR",
     "NCM",
     "NPO",
     "RMU",

@@ -1,0 +1,157 @@
+"""How alike the gradients of single examples are to those of groups of others.
+
+With one group of the weights in linear layers, no gradient is ever formed: with a_i what entered a
+layer for example i, and d_i what came back to it, the gradient of example i's loss is d_i a_i^T,
+and
+
+    <g_i, g_j> = sum over layers of (d_i . d_j) (a_i . a_j + 1),
+
+the 1 for the bias: two small products of matrices a layer. A group's gradient is a mean of single
+ones, so its products with others, and with itself, are means of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from holdfast.data import Batch, concat, size
+from holdfast.models.heads import GrowingHead
+from holdfast.optim.layer_uses import Use, layer_uses, trained_layers
+
+Losses = Callable[[Callable[..., Any], Batch], Float[Tensor, " examples"]]
+
+
+class Similarity(NamedTuple):
+    """Cosines between gradients.
+
+    Attributes:
+        rows: Of every row with every group.
+        together: Of the mean gradient of all rows with every group.
+    """
+
+    rows: Float[Tensor, "rows groups"]
+    together: Float[Tensor, " groups"]
+
+
+class _Products(NamedTuple):
+    """Inner products of gradients: rows with rows, rows with groups, groups with themselves."""
+
+    rows: Float[Tensor, "rows rows"]
+    across: Float[Tensor, "rows groups"]
+    groups: Float[Tensor, " groups"]
+
+
+def gradient_similarity(
+    model: nn.Module, losses: Losses, rows: Batch, others: Batch, groups: int
+) -> Similarity:
+    """Cosines between the gradients of single examples and those of groups of others.
+
+    Gradients are those of each one's loss, and of a group's mean loss, by all trained weights.
+    Where all of these lie in linear layers, each used once on inputs of two dimensions, one pass
+    answers for all rows and groups; otherwise every gradient is formed, `rows + groups` times the
+    model's weights (`torch.func.vmap`).
+
+    Args:
+        model: In evaluation mode: an example must not depend on its neighbours.
+        losses: From a model, which may be this one with other weights, and a batch to one loss an
+            example.
+        rows: The single examples.
+        others: Of as many columns: the groups, one after another, of equal size.
+        groups: How many.
+
+    Example:
+        >>> layer = nn.Linear(2, 1, bias=False)
+        >>> def losses(model, batch):
+        ...     return model(batch["x"]).squeeze(1)
+        >>> rows, others = torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 0.0], [0.0, 3.0]])
+        >>> found = gradient_similarity(layer, losses, {"x": rows}, {"x": others}, groups=2)
+        >>> found.rows.tolist()
+        [[1.0, 0.0]]
+    """
+    products = _in_one_pass(model, losses, rows, others, groups)
+    if products is None:
+        products = _one_by_one(model, losses, rows, others, groups)
+    own = products.rows.diagonal().clamp(min=0).sqrt()
+    of_groups = products.groups.clamp(min=0).sqrt()
+    mean = products.rows.mean().clamp(min=0).sqrt()
+    least = torch.finfo(own.dtype).tiny  # a gradient of zero is like none
+    return Similarity(
+        products.across / (own[:, None] * of_groups).clamp(min=least),
+        products.across.mean(0) / (mean * of_groups).clamp(min=least),
+    )
+
+
+def _in_one_pass(
+    model: nn.Module, losses: Losses, rows: Batch, others: Batch, groups: int
+) -> _Products | None:
+    if not all(map(_linear, trained_layers(model))):
+        return None
+    count, joint = size(rows), concat(rows, others)
+    uses = layer_uses(model, lambda: losses(model, joint), size(joint))
+    if uses is None or not _once_each(model, uses, size(joint)):
+        return None
+    with torch.no_grad():
+        parts = [_products(use, count, groups) for use in uses]
+    return _Products(*(torch.stack(same).sum(0) for same in zip(*parts, strict=True)))
+
+
+def _linear(layer: nn.Module) -> bool:
+    return type(layer).forward in (nn.Linear.forward, GrowingHead.forward)
+
+
+def _once_each(model: nn.Module, uses: list[Use], examples: int) -> bool:
+    """Whether every trained weight acts in one use, on one input an example."""
+    used = [id(p) for use in uses for p in use.layer.parameters(recurse=False)]
+    trained = {id(p) for p in model.parameters() if p.requires_grad}
+    plain = all(use.entered.dim() == 2 and len(use.entered) == examples for use in uses)
+    return plain and len(used) == len(set(used)) and trained <= set(used)
+
+
+def _products(use: Use, count: int, groups: int) -> _Products:
+    forth, back, layer = use.entered.to(use.returned.dtype), use.returned, use.layer
+
+    def product(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+        """<g_i, g_j> from what entered and what came back, for two sets of examples."""
+        weight, bias = (getattr(layer, name) for name in ("weight", "bias"))
+        inner = a @ b.mT if weight.requires_grad else 0.0
+        if bias is not None and bias.requires_grad:
+            inner = inner + 1.0
+        return (c @ d.mT) * inner
+
+    forth_of, back_of = (x[count:].view(groups, -1, x.shape[1]) for x in (forth, back))
+    across = product(forth[:count], forth, back[:count], back)
+    return _Products(
+        across[:, :count],
+        across[:, count:].view(count, groups, -1).mean(2),
+        product(forth_of, forth_of, back_of, back_of).mean((1, 2)),
+    )
+
+
+def _one_by_one(
+    model: nn.Module, losses: Losses, rows: Batch, others: Batch, groups: int
+) -> _Products:
+    """The same from the gradients themselves, one for every row and one for every group."""
+    trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+    def loss(weights: dict[str, Tensor], batch: Batch) -> Tensor:
+        def moved(*inputs: Any, **named: Any) -> Any:
+            return functional_call(model, weights, inputs, named)
+
+        return losses(moved, batch).mean()
+
+    gradients = vmap(grad(loss), in_dims=(None, 0))
+
+    def flat(batch: Batch, parts: int) -> Float[Tensor, "parts weights"]:
+        stacked = {k: column.view(parts, -1, *column.shape[1:]) for k, column in batch.items()}
+        found = gradients(trained, stacked)
+        return torch.cat([g.flatten(1) for g in found.values()], 1)
+
+    own = flat(rows, size(rows))
+    theirs = flat({name: others[name] for name in rows}, groups)
+    return _Products(own @ own.T, own @ theirs.T, theirs.square().sum(1))
