@@ -7,7 +7,7 @@ end: what goes there is not kept.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -80,7 +80,7 @@ def dissimilar_slots(
     held: Float[Tensor, " stored"],
     capacity: int,
     score: Float[Tensor, " rows"],
-    admitted: Tensor,
+    admitted: Bool[Tensor, " rows"],
     generator: torch.Generator,
 ) -> Int[Tensor, " rows"]:
     """Give up what is alike for what is unlike, by chance.
@@ -93,7 +93,7 @@ def dissimilar_slots(
         held: Scores of the rows held, not negative: the larger, the more alike others.
         capacity: Slots in all.
         score: Of the rows offered.
-        admitted: Bool, one or one a row: whether it may take another's slot.
+        admitted: Whether each row may take another's slot.
         generator: On the scores' device.
 
     Source: Aljundi et al., "Gradient based sample selection" (2019), algorithm 2.
@@ -102,14 +102,13 @@ def dissimilar_slots(
     free = torch.arange(stored, min(capacity, stored + rows), device=device)
     if len(free) == rows:
         return free
-    late = score[len(free) :]
+    late, may = score[len(free) :], admitted[len(free) :]
     slots = torch.full_like(late, capacity, dtype=torch.long)
     if stored:
-        chances = held.clamp(min=torch.finfo(held.dtype).eps)
+        held = held.clamp(min=torch.finfo(held.dtype).eps)  # a score of 0 must not rule a row out
         draws = min(len(late), stored)
-        drawn = torch.multinomial(chances, draws, generator=generator)
-        rival = chances[drawn]
+        drawn = torch.multinomial(held, draws, generator=generator)
         chance = torch.rand(draws, generator=generator, device=device)
-        takes = (chance < rival / (rival + late[:draws])) & admitted.expand(rows)[-len(late):][:draws]
+        takes = may[:draws] & (chance < held[drawn] / (held[drawn] + late[:draws]))
         slots[:draws] = drawn.masked_fill(~takes, capacity)
     return torch.cat([free, slots])

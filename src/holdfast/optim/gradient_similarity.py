@@ -27,29 +27,17 @@ from holdfast.optim.layer_uses import Use, layer_uses, trained_layers
 Losses = Callable[[Callable[..., Any], Batch], Float[Tensor, " examples"]]
 
 
-class Similarity(NamedTuple):
-    """Cosines between gradients.
-
-    Attributes:
-        rows: Of every row with every group.
-        together: Of the mean gradient of all rows with every group.
-    """
-
-    rows: Float[Tensor, "rows groups"]
-    together: Float[Tensor, " groups"]
-
-
 class _Products(NamedTuple):
-    """Inner products of gradients: rows with rows, rows with groups, groups with themselves."""
+    """Inner products of gradients: rows with themselves, with groups, groups with themselves."""
 
-    rows: Float[Tensor, "rows rows"]
+    rows: Float[Tensor, " rows"]
     across: Float[Tensor, "rows groups"]
     groups: Float[Tensor, " groups"]
 
 
 def gradient_similarity(
     model: nn.Module, losses: Losses, rows: Batch, others: Batch, groups: int
-) -> Similarity:
+) -> Float[Tensor, "rows groups"]:
     """Cosines between the gradients of single examples and those of groups of others.
 
     Gradients are those of each one's loss, and of a group's mean loss, by all trained weights.
@@ -70,31 +58,26 @@ def gradient_similarity(
         >>> def losses(model, batch):
         ...     return model(batch["x"]).squeeze(1)
         >>> rows, others = torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 0.0], [0.0, 3.0]])
-        >>> found = gradient_similarity(layer, losses, {"x": rows}, {"x": others}, groups=2)
-        >>> found.rows.tolist()
-        [[1.0, 0.0]]
+        >>> gradient_similarity(layer, losses, {"x": rows}, {"x": others}, groups=2)
+        tensor([[1., 0.]])
     """
     products = _in_one_pass(model, losses, rows, others, groups)
     if products is None:
         products = _one_by_one(model, losses, rows, others, groups)
-    own = products.rows.diagonal().clamp(min=0).sqrt()
-    of_groups = products.groups.clamp(min=0).sqrt()
-    mean = products.rows.mean().clamp(min=0).sqrt()
-    least = torch.finfo(own.dtype).tiny  # a gradient of zero is like none
-    return Similarity(
-        products.across / (own[:, None] * of_groups).clamp(min=least),
-        products.across.mean(0) / (mean * of_groups).clamp(min=least),
-    )
+    lengths = products.rows[:, None].clamp(min=0).sqrt() * products.groups.clamp(min=0).sqrt()
+    # A gradient of zero is like none.
+    return products.across / lengths.clamp(min=torch.finfo(lengths.dtype).tiny)
 
 
 def _in_one_pass(
     model: nn.Module, losses: Losses, rows: Batch, others: Batch, groups: int
 ) -> _Products | None:
-    if not all(map(_linear, trained_layers(model))):
+    layers = trained_layers(model)
+    if not all(map(_linear, layers)):
         return None
     count, joint = size(rows), concat(rows, others)
-    uses = layer_uses(model, lambda: losses(model, joint), size(joint))
-    if uses is None or not _once_each(model, uses, size(joint)):
+    uses = layer_uses(layers, lambda: losses(model, joint), size(joint))
+    if uses is None or not _once_each(layers, uses, size(joint)):
         return None
     with torch.no_grad():
         parts = [_products(use, count, groups) for use in uses]
@@ -105,31 +88,34 @@ def _linear(layer: nn.Module) -> bool:
     return type(layer).forward in (nn.Linear.forward, GrowingHead.forward)
 
 
-def _once_each(model: nn.Module, uses: list[Use], examples: int) -> bool:
-    """Whether every trained weight acts in one use, on one input an example."""
-    used = [id(p) for use in uses for p in use.layer.parameters(recurse=False)]
-    trained = {id(p) for p in model.parameters() if p.requires_grad}
-    plain = all(use.entered.dim() == 2 and len(use.entered) == examples for use in uses)
-    return plain and len(used) == len(set(used)) and trained <= set(used)
+def _once_each(layers: list[nn.Module], uses: list[Use], examples: int) -> bool:
+    """Whether every layer is used once, on one input an example, and shares no weight."""
+    weights = [p for layer in layers for p in layer._parameters.values() if p is not None]
+    return (
+        len({id(use.layer) for use in uses}) == len(uses) == len(layers)
+        and len({id(p) for p in weights}) == len(weights)
+        and all(use.entered.dim() == 2 and len(use.entered) == examples for use in uses)
+    )
 
 
 def _products(use: Use, count: int, groups: int) -> _Products:
-    forth, back, layer = use.entered.to(use.returned.dtype), use.returned, use.layer
+    forth, back = use.entered.to(use.returned.dtype), use.returned
+    weight, bias = use.layer.weight, use.layer.bias
+    by_weight = isinstance(weight, Tensor) and weight.requires_grad
+    by_bias = isinstance(bias, Tensor) and bias.requires_grad
 
-    def product(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
-        """<g_i, g_j> from what entered and what came back, for two sets of examples."""
-        weight, bias = (getattr(layer, name) for name in ("weight", "bias"))
-        inner = a @ b.mT if weight.requires_grad else 0.0
-        if bias is not None and bias.requires_grad:
-            inner = inner + 1.0
-        return (c @ d.mT) * inner
+    def product(backs: Tensor, forths: Tensor) -> Tensor:
+        """Of gradients, from those of what came back and of what entered."""
+        return backs * (forths * by_weight + by_bias)
 
-    forth_of, back_of = (x[count:].view(groups, -1, x.shape[1]) for x in (forth, back))
-    across = product(forth[:count], forth, back[:count], back)
+    new_forth, new_back = forth[:count], back[:count]
+    old_forth, old_back = forth[count:], back[count:]
+    across = product(new_back @ old_back.T, new_forth @ old_forth.T)
+    in_forth, in_back = (x.view(groups, -1, x.shape[1]) for x in (old_forth, old_back))
     return _Products(
-        across[:, :count],
-        across[:, count:].view(count, groups, -1).mean(2),
-        product(forth_of, forth_of, back_of, back_of).mean((1, 2)),
+        product(new_back.square().sum(1), new_forth.square().sum(1)),
+        across.view(count, groups, -1).mean(2),
+        product(in_back @ in_back.mT, in_forth @ in_forth.mT).mean((1, 2)),
     )
 
 
@@ -154,4 +140,4 @@ def _one_by_one(
 
     own = flat(rows, size(rows))
     theirs = flat({name: others[name] for name in rows}, groups)
-    return _Products(own @ own.T, own @ theirs.T, theirs.square().sum(1))
+    return _Products(own.square().sum(1), own @ theirs.T, theirs.square().sum(1))

@@ -7,7 +7,7 @@ the model one by one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 @dataclass
 class Use:
-    """One call of a layer with trainable weights.
+    """One call of a layer.
 
     Attributes:
         layer: That was called.
@@ -34,23 +34,26 @@ class Use:
     returned: Tensor
 
 
-def trained_layers(model: nn.Module) -> Iterator[nn.Module]:
+def trained_layers(model: nn.Module) -> list[nn.Module]:
     """Layers with trainable weights of their own."""
-    for layer in model.modules():
-        if any(p.requires_grad for p in layer.parameters(recurse=False)):
-            yield layer
+    return [
+        layer
+        for layer in model.modules()
+        if any(p is not None and p.requires_grad for p in layer._parameters.values())
+    ]
 
 
 def layer_uses(
-    model: nn.Module, losses: Callable[[], Float[Tensor, " examples"]], examples: int
+    layers: Sequence[nn.Module], losses: Callable[[], Float[Tensor, " examples"]], examples: int
 ) -> list[Use] | None:
-    """Pass a batch through a model and back, and tell every use of a trained layer, in order.
+    """Pass a batch through a model and back, and tell every use of some layers, in order.
 
     Gradients by weights are not formed, and no `.grad` is touched.
 
     Args:
-        model: An example must not depend on its neighbours in the batch.
-        losses: Passes the batch through the model; one loss an example.
+        layers: Of the model; see `trained_layers`.
+        losses: Passes the batch through the model; one loss an example, which must not depend on
+            its neighbours in the batch.
         examples: Of the batch.
 
     Returns:
@@ -59,11 +62,11 @@ def layer_uses(
     Example:
         >>> layer = nn.Linear(2, 1)
         >>> x = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
-        >>> (use,) = layer_uses(layer, lambda: 5 * layer(x).squeeze(1), examples=2)
+        >>> (use,) = layer_uses([layer], lambda: 5 * layer(x).squeeze(1), examples=2)
         >>> use.entered.tolist(), use.returned.tolist()
         ([[1.0, 2.0], [3.0, 0.0]], [[5.0], [5.0]])
     """
-    with _watching(model, examples) as calls, torch.enable_grad():
+    with _watching(layers, examples) as calls, torch.enable_grad():
         total = losses().sum()
         if any((call.entered._version, call.left._version) != call.versions for call in calls):
             return None
@@ -82,8 +85,8 @@ class _Call(NamedTuple):
 
 
 @contextmanager
-def _watching(model: nn.Module, examples: int) -> Iterator[list[_Call]]:
-    """Every call of a layer with trainable weights, with its input and its output."""
+def _watching(layers: Sequence[nn.Module], examples: int) -> Iterator[list[_Call]]:
+    """Every call of some layers, with its input and its output."""
     calls: list[_Call] = []
 
     def apart(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
@@ -95,7 +98,6 @@ def _watching(model: nn.Module, examples: int) -> Iterator[list[_Call]]:
         entered = inputs[0].detach()  # shares its version with the input
         calls.append(_Call(layer, entered, output, (entered._version, output._version)))
 
-    layers = list(trained_layers(model))
     hooks = [layer.register_forward_pre_hook(apart) for layer in layers]
     hooks += [layer.register_forward_hook(note) for layer in layers]
     try:

@@ -42,9 +42,10 @@ def squared_gradients(
         [tensor([[10.,  4.]])]
     """
     trained = [p for p in model.parameters() if p.requires_grad]
-    if not all(map(_known, trained_layers(model))):
+    layers = trained_layers(model)
+    if not all(map(_known, layers)):
         return None
-    uses = layer_uses(model, losses, examples)
+    uses = layer_uses(layers, losses, examples)
     if uses is None:
         return None
     if any(len(use.left) != examples or not _as_computed(use) for use in uses):

@@ -6,15 +6,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from holdfast.data import Batch, concat, size
+from holdfast.data import Batch, Table, concat, size
 from holdfast.errors import UsageError, at_least
 from holdfast.evaluation import undisturbed
 from holdfast.memory.buffer import Buffer
 from holdfast.memory.storage import dissimilar_slots
 from holdfast.method import Method, Tags
-from holdfast.optim.gradient_similarity import Similarity, gradient_similarity
+from holdfast.optim.gradient_similarity import gradient_similarity
 
 if TYPE_CHECKING:
     from holdfast.learner import Learner
@@ -34,10 +35,9 @@ class GSS(Method):
 
         c = max_i cos(g, G_i) + 1   in 0 .. 2.
 
-    While there is room it is stored, with c. Once the memory is full, it is a candidate if the
-    batch that it came with points against all that was drawn (max_i cos(mean g, G_i) < 0). A slot
-    is then drawn with probability C_slot / sum C, and the example takes it with probability
-    C_slot / (C_slot + c). What is alike goes, what is unlike stays.
+    While there is room it is stored, with c as its score C. Once the memory is full, an example
+    that points away from all that was drawn, c < 1, draws a slot i with probability C_i / sum_j C_j
+    and takes it with probability C_i / (C_i + c): what is like others goes, what is unlike stays.
 
     A step trains on the batch and as many remembered examples, as `ER` does.
 
@@ -47,6 +47,19 @@ class GSS(Method):
         batches: n: memory batches, each as large as the incoming one, fewer while there are fewer.
         weights: By which gradients are taken: `all`, or those of the `last` layer alone, the head.
         insert_epochs: In how many epochs of an experience its examples are offered to the memory.
+
+    Raises:
+        UsageError: If a number is out of range, or if `weights` is neither of the two.
+
+    Differs from the paper: examples are scored before the step on their batch, not after it, and
+    all of a batch at once, so that no two draw the same slot. The authors' code lets a batch in by
+    the cosine of its mean gradient, to save time; here every example is asked for itself, as in the
+    paper. That code makes an update on the batch and another on the memory; here one is made on
+    both.
+
+    Example:
+        >>> GSS(capacity=300, weights="last").buffer.capacity
+        300
     """
 
     tags = Tags(
@@ -73,6 +86,15 @@ class GSS(Method):
         self.weights, self.insert_epochs = weights, insert_epochs
         self.buffer = Buffer(capacity)
 
+    def refusal(self, stream: Stream, model: nn.Module) -> str | None:
+        if self.weights == "last" and not hasattr(model, "features"):
+            return (
+                f"GSS with weights='last' needs a model split into backbone and head, and "
+                f"{type(model).__name__} is none: give a holdfast.models.Classifier(backbone, "
+                "head), or weights='all'."
+            )
+        return super().refusal(stream, model)
+
     def batch(self, learner: Learner, batch: Batch) -> Batch:
         count = self.batch_size or learner.batch_size
         replayed = self.buffer.sample(count, learner.generator)
@@ -83,21 +105,24 @@ class GSS(Method):
     def keep(self, learner: Learner) -> None:
         """Offer the incoming examples to the memory."""
         rows = learner.incoming
-        count = size(rows)
-        score = torch.full((count,), FIRST, device=learner.device)
-        admitted = torch.ones((), dtype=torch.bool, device=learner.device)
-        drawn = self.buffer.sample(self.batches * count, learner.generator)
+        drawn = self.buffer.sample(self.batches * size(rows), learner.generator)
         if drawn:
-            groups = max(1, size(drawn) // count)
-            whole = {k: c[: groups * min(count, size(drawn))] for k, c in drawn.items()}
-            found = self.similarity(learner, rows, whole, groups)
-            score = found.rows.amax(1) + 1
-            admitted = found.together.amax() < 0
+            score = self.similarity(learner, rows, drawn).amax(1) + 1
+        else:
+            score = torch.full((size(rows),), FIRST, device=learner.device)
         held = self.buffer.columns.get("score", score[:0])
-        slots = dissimilar_slots(held, self.capacity, score, admitted, learner.generator)
+        slots = dissimilar_slots(held, self.capacity, score, score < 1, learner.generator)
         self.buffer.add({**rows, "score": score}, learner.generator, slots=slots)
 
-    def similarity(self, learner: Learner, rows: Batch, drawn: Batch, groups: int) -> Similarity:
+    def similarity(
+        self, learner: Learner, rows: Batch, drawn: Batch
+    ) -> Float[Tensor, "rows batches"]:
+        """Cosines between the gradients of incoming rows and those of batches of remembered ones.
+
+        In evaluation mode, without augmentation: an example's gradient is then its own.
+        """
+        batches = max(1, size(drawn) // size(rows))
+        others = Table(drawn)[: batches * min(size(rows), size(drawn))]
         model, objective = learner.model, learner.objective
 
         def losses(module: Callable[..., Any], batch: Batch) -> Tensor:
@@ -105,11 +130,7 @@ class GSS(Method):
 
         with undisturbed(model, device=learner.device):
             if self.weights == "last":
-                features = model.features(torch.cat([rows["x"], drawn["x"]]))
-                model = model.head
-                rows, drawn = (
-                    {**part, "x": x}
-                    for part, x in zip((rows, drawn), features.split(
-                        [size(rows), size(drawn)]), strict=True)
-                )
-            return gradient_similarity(model, losses, rows, drawn, groups)
+                features = model.features(torch.cat([rows["x"], others["x"]]))
+                new, old = features.split([size(rows), size(others)])
+                rows, others, model = {**rows, "x": new}, {**others, "x": old}, model.head
+            return gradient_similarity(model, losses, rows, others, batches)
