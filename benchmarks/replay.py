@@ -3,18 +3,18 @@
     python benchmarks/replay.py [--quick] [--only {mlp,cnn}] [--json FILE]
 
 ER-ACE, MIR (the most harmed of 50 candidates) and GSS-greedy (every new example scored against 10
-batches of the memory, by all weights or by the last layer's) learn the same stream of random images
-of MNIST's shape, ten at a time, as ER does. All learners sit in one process and take turns, a block
-of a few steps each, so that whatever else the machine does meets all; the figure is the median, over
-blocks, of a method's processor seconds by ER's of the same turn. Memories are full, or nearly so,
-before the first turn that counts.
+batches of the memory, by all weights or by the last layer's) learn the same stream of random
+images of MNIST's shape, ten at a time, as ER does. All learners sit in one process and take turns,
+a block of a few steps each, so that whatever else the machine does meets all; the figure is the
+median, over blocks, of a method's processor seconds by ER's of the same turn. Memories are full,
+or nearly so, before the first turn that counts.
 
-By counting operations alone, with a forward pass of one row as 1, a backward pass by weights as 1
+By counting operations alone, with the forward pass of one row as 1, a backward pass by weights as 1
 and one by activations as 1 (in the MLP nearly nothing, since the first layer needs none): ER's 20
 rows make 40 in the MLP and 60 in the CNN. MIR adds 20 or 30 for the virtual step and 100 for its
-candidates, seen twice; GSS adds 110 by the MLP, 330 by the CNN (where gradients are formed), 110
-by the last layer alone. Small steps cost less than that says, because what a step costs whatever its
-rows is shared. A limit is therefore set for the MLP alone.
+candidates, seen twice; GSS adds 110 in the MLP, 330 in the CNN, where gradients are formed, and
+110 by the last layer alone. Small steps cost less than that says, because a part of what a step
+costs does not depend on its rows. A limit is set for the MLP.
 """
 
 from __future__ import annotations

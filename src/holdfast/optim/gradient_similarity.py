@@ -1,6 +1,6 @@
 """How alike the gradients of single examples are to those of groups of others.
 
-With one group of the weights in linear layers, no gradient is ever formed: with a_i what entered a
+Where all weights lie in linear layers, no gradient is ever formed: with a_i what entered a
 layer for example i, and d_i what came back to it, the gradient of example i's loss is d_i a_i^T,
 and
 
@@ -80,8 +80,9 @@ def _in_one_pass(
     if uses is None or not _once_each(layers, uses, size(joint)):
         return None
     with torch.no_grad():
-        parts = [_products(use, count, groups) for use in uses]
-    return _Products(*(torch.stack(same).sum(0) for same in zip(*parts, strict=True)))
+        parts = [_of_layer(use, count, groups) for use in uses]
+        own, across, within = (sum(same[1:], same[0]) for same in zip(*parts, strict=True))
+    return _Products(own, across.view(count, groups, -1).mean(2), within.mean((1, 2)))
 
 
 def _linear(layer: nn.Module) -> bool:
@@ -98,25 +99,23 @@ def _once_each(layers: list[nn.Module], uses: list[Use], examples: int) -> bool:
     )
 
 
-def _products(use: Use, count: int, groups: int) -> _Products:
-    forth, back = use.entered.to(use.returned.dtype), use.returned
-    weight, bias = use.layer.weight, use.layer.bias
-    by_weight = isinstance(weight, Tensor) and weight.requires_grad
-    by_bias = isinstance(bias, Tensor) and bias.requires_grad
+def _of_layer(use: Use, count: int, groups: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A layer's part: rows with themselves, rows with others, others within their groups."""
+    weight, bias = (p is not None and p.requires_grad for p in (use.layer.weight, use.layer.bias))
 
-    def product(backs: Tensor, forths: Tensor) -> Tensor:
+    def products(backs: Tensor, forths: Tensor) -> Tensor:
         """Of gradients, from those of what came back and of what entered."""
-        return backs * (forths * by_weight + by_bias)
+        if weight and bias:
+            return torch.addcmul(backs, backs, forths)
+        return backs * forths if weight else backs
 
-    new_forth, new_back = forth[:count], back[:count]
-    old_forth, old_back = forth[count:], back[count:]
-    across = product(new_back @ old_back.T, new_forth @ old_forth.T)
-    in_forth, in_back = (x.view(groups, -1, x.shape[1]) for x in (old_forth, old_back))
-    return _Products(
-        product(new_back.square().sum(1), new_forth.square().sum(1)),
-        across.view(count, groups, -1).mean(2),
-        product(in_back @ in_back.mT, in_forth @ in_forth.mT).mean((1, 2)),
-    )
+    def parts(states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rows, others = states[:count], states[count:]
+        grouped = others.view(groups, -1, states.shape[1])
+        return torch.linalg.vecdot(rows, rows), rows @ others.T, grouped @ grouped.mT
+
+    own, across, within = map(products, parts(use.returned), parts(use.entered))
+    return own, across, within
 
 
 def _one_by_one(
@@ -136,7 +135,7 @@ def _one_by_one(
     def flat(batch: Batch, parts: int) -> Float[Tensor, "parts weights"]:
         stacked = {k: column.view(parts, -1, *column.shape[1:]) for k, column in batch.items()}
         found = gradients(trained, stacked)
-        return torch.cat([g.flatten(1) for g in found.values()], 1)
+        return torch.cat([g.reshape(parts, -1) for g in found.values()], 1)
 
     own = flat(rows, size(rows))
     theirs = flat({name: others[name] for name in rows}, groups)

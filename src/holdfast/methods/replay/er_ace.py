@@ -96,14 +96,15 @@ class ERACE(Method):
         return outputs.masked_fill(ours[:, None] & hidden, -torch.inf)
 
     def loss(self, learner: Learner, batch: Batch, outputs: Tensor, loss: Tensor) -> Tensor:
-        if self.acts(learner):
-            count = self.batch_size or learner.batch_size
-            replayed = self.buffer.sample(count, learner.generator)
-            if replayed:
-                loss = loss + learner.objective.loss(learner.forward(replayed), replayed)
+        replayed = self.draw(learner) if self.acts(learner) else {}
+        if replayed:
+            loss = loss + learner.objective.loss(learner.forward(replayed), replayed)
         if self.storage != "herding" and learner.epoch < self.insert_epochs:
             self.buffer.add(learner.incoming, learner.generator)
         return loss
+
+    def draw(self, learner: Learner) -> Batch:
+        return self.buffer.sample(self.batch_size or learner.batch_size, learner.generator)
 
     def acts(self, learner: Learner) -> bool:
         """Whether the loss is asymmetric by now."""
