@@ -183,7 +183,7 @@ def test_dissimilar_rows_take_free_slots_first_whatever_they_are(
 def test_a_dissimilar_row_draws_a_slot_by_its_score_and_takes_it_by_both(
     generator: torch.Generator,
 ) -> None:
-    held, score, trials = torch.tensor([0.5, 1.0, 2.0, 0.0]), 0.8, 6000
+    held, score, trials = torch.tensor([0.5, 1.0, 2.0, 0.0]), 0.8, 3000
     counts = torch.zeros(5)
     for _ in range(trials):
         (slot,) = dissimilar_slots(

@@ -91,14 +91,15 @@ def _watching(layers: Sequence[nn.Module], examples: int) -> Iterator[list[_Call
 
     def apart(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         """Positions are looked up once for all examples; their gradients would be one sum."""
-        shared = isinstance(layer, nn.Embedding) and len(inputs[0]) == 1
+        shared = len(inputs[0]) == 1
         return (inputs[0].expand(examples, *inputs[0].shape[1:]),) if shared else None
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         entered = inputs[0].detach()  # shares its version with the input
         calls.append(_Call(layer, entered, output, (entered._version, output._version)))
 
-    hooks = [layer.register_forward_pre_hook(apart) for layer in layers]
+    embeddings = [layer for layer in layers if isinstance(layer, nn.Embedding)]
+    hooks = [layer.register_forward_pre_hook(apart) for layer in embeddings]
     hooks += [layer.register_forward_hook(note) for layer in layers]
     try:
         yield calls

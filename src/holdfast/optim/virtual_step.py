@@ -33,7 +33,7 @@ def virtual_step(learner: Learner, batch: Batch) -> dict[str, Tensor]:
         batch: As the stream brings it.
 
     Returns:
-        Every trained parameter's value by name.
+        By name, the value of every parameter that the optimizer steps.
     """
     buffers = {name: held.clone() for name, held in learner.model.named_buffers()}
 
@@ -44,11 +44,15 @@ def virtual_step(learner: Learner, batch: Batch) -> dict[str, Tensor]:
     with torch.enable_grad():
         loss = learner.objective.loss(learner.objective.forward(model, batch), batch)
         found = torch.autograd.grad(loss, learner.parameters, materialize_grads=True)
-    groups = learner.optimizer.param_groups
-    rates = {id(p): float(group["lr"]) for group in groups for p in group["params"]}
-    moves = torch._foreach_mul(found, [-rates.get(id(p), 0.0) for p in learner.parameters])
-    torch._foreach_add_(moves, [p.detach() for p in learner.parameters])
-    return {name: moved for (name, _), moved in zip(learner.named, moves, strict=True)}
+    gradients = {id(p): g for p, g in zip(learner.parameters, found, strict=True)}
+    names = {id(p): name for name, p in learner.named}
+    weights: dict[str, Tensor] = {}
+    for group in learner.optimizer.param_groups:
+        stepping = [p.detach() for p in group["params"]]
+        along = [gradients[id(p)] for p in group["params"]]
+        moved = torch._foreach_add(stepping, along, alpha=-float(group["lr"]))
+        weights.update(zip((names[id(p)] for p in group["params"]), moved, strict=True))
+    return weights
 
 
 def loss_increase(

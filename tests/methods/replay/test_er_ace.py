@@ -10,6 +10,7 @@ from torch import nn
 from holdfast.errors import StreamRefused, UsageError
 from holdfast.method import chain
 from holdfast.methods import ER, ERACE
+from holdfast.models.classifier import Standardise
 
 
 class Noted(ERACE):
@@ -119,7 +120,7 @@ def test_rows_that_others_mix_in_are_asked_among_all_classes(numbered, learned, 
 
 
 def test_a_model_with_more_outputs_than_classes_is_served(numbered, learned):
-    wide = nn.Sequential(nn.Flatten(), nn.Linear(64, 9))
+    wide = nn.Sequential(Standardise((0.0,), (16.0,)), nn.Flatten(), nn.Linear(64, 9))
     learner = learned(numbered(), ERACE(capacity=30), model=wide)
     assert all(p.isfinite().all() for p in learner.parameters)
 

@@ -8,6 +8,7 @@ from torch import nn
 from holdfast.errors import StreamRefused, UsageError
 from holdfast.method import chain
 from holdfast.methods import GSS
+from holdfast.models.classifier import Standardise
 
 
 def watched(method):
@@ -132,7 +133,7 @@ def test_choosing_changes_neither_running_statistics_nor_chance_of_the_model(
 
 
 def test_the_last_layer_of_a_model_that_is_not_split_is_refused(numbered, learned):
-    whole = nn.Sequential(nn.Flatten(), nn.Linear(64, 6))
+    whole = nn.Sequential(Standardise((0.0,), (16.0,)), nn.Flatten(), nn.Linear(64, 6))
     with pytest.raises(StreamRefused, match="weights='last' needs a model split"):
         learned(numbered(), GSS(weights="last"), model=whole)
     learned(numbered(), GSS(), model=whole, epochs=1)
