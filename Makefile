@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # One thread a worker: more only make small tensors wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 $(TEST_ARGS)
 
-.PHONY: help setup demo test test-data test-slow check format bench bench-speed bench-attach bench-hft bench-merge bench-edit bench-reference studies constraints clean
+.PHONY: help setup demo test test-data test-slow check format bench bench-speed bench-attach bench-hft bench-merge bench-replay bench-edit bench-reference studies constraints clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -59,7 +59,7 @@ format: $(STAMP)  ## Put the code in the house's format
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: bench-speed bench-attach bench-hft bench-merge  ## Run all benchmarks
+bench: bench-speed bench-attach bench-hft bench-merge bench-replay  ## Run all benchmarks
 
 bench-speed: $(STAMP)  ## Time the learner against a bare PyTorch loop doing the same arithmetic
 	@$(BIN)/python benchmarks/speed.py $(BENCH_ARGS)
@@ -72,6 +72,9 @@ bench-hft: $(STAMP)  ## Time a step of half fine-tuning against one of full fine
 
 bench-merge: $(STAMP)  ## Time and memory of merging checkpoints, by reading and writing the same bytes
 	@$(BIN)/python benchmarks/merge.py $(BENCH_ARGS)
+
+bench-replay: $(STAMP)  ## Time replay that is chosen (ER-ACE, MIR, GSS) against replay at random
+	@$(BIN)/python benchmarks/replay.py $(BENCH_ARGS)
 
 bench-edit: $(STAMP)  ## Make 1,000 edits one after another with several editors (HOLDFAST_DATA)
 	@test -n "$(HOLDFAST_DATA)" || \

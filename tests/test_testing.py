@@ -17,6 +17,8 @@ from holdfast.testing import CHECKS, ContractError, check_method, small_stream
 VARIANTS = [
     "er(storage=herding)",
     "er(capacity=30)+wa",
+    "er_ace(task_free=true)",
+    "gss(weights=last)",
     "wa(exemplars=30)",
     "lwf(warmup_epochs=1)",
     "cumulative(from_scratch=true)",

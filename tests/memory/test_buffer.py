@@ -72,6 +72,16 @@ def test_herding_keeps_those_of_smallest_key(generator: torch.Generator) -> None
     assert sorted(buffer.columns["x"].tolist()) == [1, 2, 3, 5]
 
 
+def test_slots_that_are_given_are_those_written_to(generator: torch.Generator) -> None:
+    buffer = Buffer(4)
+    state = generator.get_state()
+    buffer.add(rows(range(3)), generator, slots=torch.tensor([0, 1, 2]))
+    assert stored(buffer) == [0, 1, 2]
+    buffer.add(rows(range(3, 6)), generator, slots=torch.tensor([3, 4, 1]))
+    assert stored(buffer) == [0, 2, 3, 5], "slot 4 is past the end"
+    assert torch.equal(generator.get_state(), state), "the storage policy was not asked"
+
+
 def test_uniform_draws_have_no_repeats_and_favour_no_row(generator: torch.Generator) -> None:
     buffer = Buffer(10)
     buffer.add(rows(range(10)), generator)

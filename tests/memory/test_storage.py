@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch import Tensor
 
-from holdfast.memory.storage import keep_least, reservoir_slots
+from holdfast.memory.storage import dissimilar_slots, keep_least, reservoir_slots
 
 
 def sequential_reservoir(
@@ -169,3 +169,49 @@ def test_infinite_keys_are_kept_last() -> None:
     kept = Kept(2)
     kept.offer(torch.zeros(3).long(), torch.tensor([math.inf, 1.0, 0.5]).double())
     assert sorted(kept.row[:2].tolist()) == [1, 2]
+
+
+def test_dissimilar_rows_take_free_slots_first_whatever_they_are(
+    generator: torch.Generator,
+) -> None:
+    score, no = torch.full((3,), 2.0), torch.zeros(3, dtype=torch.bool)
+    slots = dissimilar_slots(torch.ones(4), 6, score, no, generator)
+    assert slots.tolist() == [4, 5, 6], "slot 6 is past the end: the third is not kept"
+    assert dissimilar_slots(torch.ones(0), 2, score, ~no, generator).tolist() == [0, 1, 2]
+
+
+def test_a_dissimilar_row_draws_a_slot_by_its_score_and_takes_it_by_both(
+    generator: torch.Generator,
+) -> None:
+    held, score, trials = torch.tensor([0.5, 1.0, 2.0, 0.0]), 0.8, 3000
+    counts = torch.zeros(5)
+    for _ in range(trials):
+        (slot,) = dissimilar_slots(
+            held, 4, torch.tensor([score]), torch.ones(1, dtype=torch.bool), generator
+        )
+        counts[slot] += 1
+    taken = [float(c) / 3.5 * float(c) / (float(c) + score) for c in held]
+    assert counts[3] == 0
+    expected = torch.tensor([*taken[:3], 1 - sum(taken)]) * trials
+    found = torch.cat([counts[:3], counts[4:]])
+    assert (
+        chisquare(found.numpy(), expected.numpy() * (trials / float(expected.sum()))).pvalue > 1e-3
+    )
+
+
+def test_rows_of_one_call_take_different_slots_and_only_where_they_may(
+    generator: torch.Generator,
+) -> None:
+    held, score = torch.ones(8), torch.zeros(6)
+    may = torch.tensor([True, False, True, True, False, True])
+    for _ in range(50):
+        slots = dissimilar_slots(held, 8, score, may, generator)
+        assert slots[~may].tolist() == [8, 8], "not kept"
+        assert len(set(slots[may].tolist())) == 4, "a score of 0 always takes its slot"
+        assert int(slots[may].max()) < 8
+
+
+def test_more_rows_than_are_held_are_left_out(generator: torch.Generator) -> None:
+    slots = dissimilar_slots(torch.ones(2), 2, torch.zeros(5), torch.ones(5).bool(), generator)
+    assert sorted(slots[:2].tolist()) == [0, 1]
+    assert slots[2:].tolist() == [2, 2, 2]

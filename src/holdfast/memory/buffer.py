@@ -82,7 +82,13 @@ class Buffer(Remembers):
         """Everything stored as a table, or None while the buffer is empty."""
         return Table(self.columns) if self.stored else None
 
-    def add(self, batch: Batch, generator: torch.Generator, key: Tensor | None = None) -> None:
+    def add(
+        self,
+        batch: Batch,
+        generator: torch.Generator,
+        key: Tensor | None = None,
+        slots: Tensor | None = None,
+    ) -> None:
         """Offer rows; the storage policy decides which are kept and which are given up.
 
         Args:
@@ -90,12 +96,16 @@ class Buffer(Remembers):
                 wider than before: stored rows are then padded with NaN.
             generator: On the batch's device.
             key: One number a row, for `"herding"`: smaller is kept first.
+            slots: Where each row goes, in place of what the storage policy says: rows in turn to
+                the first free slots, then to any; `capacity` for a row that is not kept.
         """
         rows = size(batch)
         if not rows:
             return
         room = self._room_for(batch)
-        if self.storage == "reservoir":
+        if slots is not None:
+            pass
+        elif self.storage == "reservoir":
             slots = reservoir_slots(self.seen, rows, self.capacity, generator)
         else:
             slots, batch = self._balanced_slots(batch, rows, generator, key)

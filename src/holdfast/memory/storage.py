@@ -1,13 +1,13 @@
 """Which rows a buffer keeps, as slots to write to; no loop over rows, no synchronisation.
 
-Both functions answer with one slot for every row offered. Slot `capacity` is a spare row past the
+All functions answer with one slot for every row offered. Slot `capacity` is a spare row past the
 end: what goes there is not kept.
 """
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -74,3 +74,41 @@ def keep_least(
     fitting = min(rows, capacity)
     slots[:fitting] = free[:fitting]
     return slots.masked_fill(~kept[capacity:][entering], capacity), entering
+
+
+def dissimilar_slots(
+    held: Float[Tensor, " stored"],
+    capacity: int,
+    score: Float[Tensor, " rows"],
+    admitted: Bool[Tensor, " rows"],
+    generator: torch.Generator,
+) -> Int[Tensor, " rows"]:
+    """Give up what is alike for what is unlike, by chance.
+
+    Rows go to free slots while there are any. Each further one draws a held row i with probability
+    held_i / sum held, no two the same, and takes its slot with probability
+    held_i / (held_i + score).
+
+    Args:
+        held: Scores of the rows held, not negative: the larger, the more alike others.
+        capacity: Slots in all.
+        score: Of the rows offered.
+        admitted: Whether each row may take another's slot.
+        generator: On the scores' device.
+
+    Source: Aljundi et al., "Gradient based sample selection" (2019), algorithm 2.
+    """
+    device, stored, rows = held.device, len(held), len(score)
+    free = torch.arange(stored, min(capacity, stored + rows), device=device)
+    if len(free) == rows:
+        return free
+    late, may = score[len(free) :], admitted[len(free) :]
+    slots = torch.full_like(late, capacity, dtype=torch.long)
+    if stored:
+        held = held.clamp(min=torch.finfo(held.dtype).eps)  # a score of 0 must not rule a row out
+        draws = min(len(late), stored)
+        drawn = torch.multinomial(held, draws, generator=generator)
+        chance = torch.rand(draws, generator=generator, device=device)
+        takes = may[:draws] & (chance < held[drawn] / (held[drawn] + late[:draws]))
+        slots[:draws] = drawn.masked_fill(~takes, capacity)
+    return torch.cat([free, slots])

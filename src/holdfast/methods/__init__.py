@@ -39,7 +39,10 @@ if TYPE_CHECKING:
     from holdfast.methods.prototypes.ncm import NCM
     from holdfast.methods.replay.der import DER, DERpp
     from holdfast.methods.replay.er import ER
+    from holdfast.methods.replay.er_ace import ERACE
+    from holdfast.methods.replay.gss import GSS
     from holdfast.methods.replay.icarl import ICaRL
+    from holdfast.methods.replay.mir import MIR
     from holdfast.methods.replay.replay import Replay
     from holdfast.methods.schedule.dmt import DMT
     from holdfast.methods.selection.grads import GrADS
@@ -80,6 +83,7 @@ __all__ = [
     "DPO",
     "EATA",
     "ER",
+    "ERACE",
     "EWC",
     "FTL",
     "FTM",
@@ -87,6 +91,7 @@ __all__ = [
     "GEM",
     "GPM",
     "GRACE",
+    "GSS",
     "HAT",
     "HFT",
     "IDK",
@@ -95,6 +100,7 @@ __all__ = [
     "MAS",
     "MEMIT",
     "MIGU",
+    "MIR",
     "NCM",
     "NPO",
     "RMU",

@@ -1,15 +1,12 @@
 """Squares (or sizes) of every example's gradient, summed over a batch, from one pass over it.
 
 The gradient of one example's loss by the weights of a linear layer is the product of what entered
-the layer and what came back to it, over that example's positions. Both are at hand for all examples
-after one pass, so nothing has to be passed through the model one by one.
+the layer and what came back to it (`layer_uses`), over that example's positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,40 +14,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from holdfast.optim.layer_uses import Use, layer_uses, trained_layers
+
 AT_ONCE = 2**24
 """Numbers of per-example gradients that are held at a time."""
-
-
-@dataclass
-class Use:
-    """One call of a layer with trainable weights.
-
-    Attributes:
-        layer: That was called.
-        entered: Its input, the first dimension the example.
-        left: Its output.
-        returned: Gradient of the summed losses by the output.
-    """
-
-    layer: nn.Module
-    entered: Tensor
-    left: Tensor
-    returned: Tensor | None = None
-
-    def gradients(self, name: str, rows: slice) -> Float[Tensor, "examples ..."]:
-        """Gradient of each of some examples' losses by the layer's own parameter `name`."""
-        assert self.returned is not None
-        back = _by_position(self.returned[rows])
-        if isinstance(self.layer, nn.Embedding):
-            return _embedded(self.layer, self.entered[rows].flatten(1), back)
-        if name == "bias":
-            return back.sum(1)
-        forth = _by_position(self.entered[rows])
-        if isinstance(self.layer, nn.Linear):
-            return back.transpose(1, 2) @ forth
-        if type(self.layer).__name__ == "Conv1D":
-            return forth.transpose(1, 2) @ back
-        return (back * normalised(self.layer, forth)).sum(1)
 
 
 def squared_gradients(
@@ -70,7 +37,7 @@ def squared_gradients(
 
     Returns:
         One tensor a trainable parameter, in the model's order; None where some layer with trainable
-        weights is of another kind, or does not keep examples apart.
+        weights is of another kind, does not keep examples apart, or has its output overwritten.
 
     Example:
         >>> layer = nn.Linear(2, 1, bias=False)
@@ -79,12 +46,12 @@ def squared_gradients(
         [tensor([[10.,  4.]])]
     """
     trained = [p for p in model.parameters() if p.requires_grad]
-    if not all(map(_known, _layers(model))):
+    layers = trained_layers(model)
+    if not all(map(_known, layers)):
         return None
-    with _watching(model, examples) as uses, torch.enable_grad():
-        found = torch.autograd.grad(losses().sum(), [use.left for use in uses], allow_unused=True)
-    for use, returned in zip(uses, found, strict=True):
-        use.returned = torch.zeros_like(use.left) if returned is None else returned
+    uses = layer_uses(layers, losses, examples)
+    if uses is None:
+        return None
     if any(len(use.left) != examples or not _as_computed(use) for use in uses):
         return None
     of: dict[int, list[tuple[Use, str]]] = {id(p): [] for p in trained}
@@ -106,11 +73,26 @@ def _measured(
     step = max(1, AT_ONCE // parameter.numel())
     for start in range(0, examples if uses else 0, step):
         rows = slice(start, start + step)
-        gradients = uses[0][0].gradients(uses[0][1], rows)
+        gradients = _gradients(*uses[0], rows)
         for use, name in uses[1:]:
-            gradients = gradients + use.gradients(name, rows)
+            gradients = gradients + _gradients(use, name, rows)
         total += measure(gradients).sum(0)
     return total
+
+
+def _gradients(use: Use, name: str, rows: slice) -> Float[Tensor, "examples ..."]:
+    """Gradient of each of some examples' losses by the layer's own parameter `name`."""
+    back = _by_position(use.returned[rows])
+    if isinstance(use.layer, nn.Embedding):
+        return _embedded(use.layer, use.entered[rows].flatten(1), back)
+    if name == "bias":
+        return back.sum(1)
+    forth = _by_position(use.entered[rows])
+    if isinstance(use.layer, nn.Linear):
+        return back.transpose(1, 2) @ forth
+    if type(use.layer).__name__ == "Conv1D":
+        return forth.transpose(1, 2) @ back
+    return (back * normalised(use.layer, forth)).sum(1)
 
 
 def normalised(layer: nn.Module, entered: Tensor) -> Tensor:
@@ -136,13 +118,6 @@ def _embedded(layer: nn.Embedding, ids: Tensor, back: Tensor) -> Tensor:
     return gradients
 
 
-def _layers(model: nn.Module) -> Iterator[nn.Module]:
-    """Layers with trainable weights of their own."""
-    for layer in model.modules():
-        if any(p.requires_grad for p in layer.parameters(recurse=False)):
-            yield layer
-
-
 def _known(layer: nn.Module) -> bool:
     kinds = (nn.Linear, nn.Embedding, nn.LayerNorm)
     return type(layer) in kinds or type(layer).__name__.endswith(("Conv1D", "RMSNorm"))
@@ -162,25 +137,3 @@ def _as_computed(use: Use) -> bool:
         torch.allclose(plain * weight, use.left, rtol=1e-3, atol=1e-5)
         for weight in (layer.weight, 1 + layer.weight)
     )
-
-
-@contextmanager
-def _watching(model: nn.Module, examples: int) -> Iterator[list[Use]]:
-    """Every use of a layer with trainable weights, in order."""
-    uses: list[Use] = []
-
-    def apart(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        """Positions are looked up once for all examples; their gradients would be one sum."""
-        shared = isinstance(layer, nn.Embedding) and len(inputs[0]) == 1
-        return (inputs[0].expand(examples, *inputs[0].shape[1:]),) if shared else None
-
-    def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        uses.append(Use(layer, inputs[0].detach(), output))
-
-    hooks = [layer.register_forward_pre_hook(apart) for layer in _layers(model)]
-    hooks += [layer.register_forward_hook(note) for layer in _layers(model)]
-    try:
-        yield uses
-    finally:
-        for hook in hooks:
-            hook.remove()

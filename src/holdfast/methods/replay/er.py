@@ -66,16 +66,20 @@ class ER(Method):
         by_class = {self.storage, self.retrieval} & {"class_balanced", "ring", "herding"}
         if by_class and not stream.classes:
             return (
-                f"ER with {' and '.join(sorted(by_class))} goes by classes, and {stream.name!r} "
-                "has none: use storage='reservoir' and retrieval='uniform'."
+                f"{type(self).__name__} with {' and '.join(sorted(by_class))} goes by classes, and "
+                f"{stream.name!r} has none: use storage='reservoir' and retrieval='uniform'."
             )
         return super().refusal(stream, model)
 
     def batch(self, learner: Learner, batch: Batch) -> Batch:
-        replayed = self.buffer.sample(self.batch_size or learner.batch_size, learner.generator)
+        replayed = self.draw(learner, batch)
         if self.storage != "herding" and learner.epoch < self.insert_epochs:
             self.buffer.add(learner.incoming, learner.generator)
         return concat(batch, replayed)
+
+    def draw(self, learner: Learner, batch: Batch) -> Batch:
+        """The remembered examples that are trained on beside a batch."""
+        return self.buffer.sample(self.batch_size or learner.batch_size, learner.generator)
 
     def end(self, learner: Learner, experience: Experience) -> None:
         keep_herded(self.buffer, learner, experience.train)

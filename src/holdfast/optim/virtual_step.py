@@ -1,0 +1,78 @@
+"""A step that is only imagined: the weights it would lead to, and what they would do.
+
+The model is not copied and not changed. Weights are put in its place for single passes
+(`torch.func.functional_call`), and whatever such a pass would write into buffers (the running
+statistics of batch normalisation) goes to copies or is not written at all.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import functional_call
+
+from holdfast.data import Batch
+from holdfast.evaluation import undisturbed
+
+if TYPE_CHECKING:
+    from holdfast.learner import Learner
+
+
+def virtual_step(learner: Learner, batch: Batch) -> dict[str, Tensor]:
+    """The weights after one plain gradient step on a batch: theta - lr * gradient of its loss.
+
+    The gradient is that of a training pass, augmentation, dropout and the batch's own statistics
+    included, as that of the real step will be.
+
+    Args:
+        learner: Whose trained weights, objective and present learning rates are used, whatever else
+            its optimizer does.
+        batch: As the stream brings it.
+
+    Returns:
+        By name, the value of every parameter that the optimizer steps.
+    """
+    buffers = {name: held.clone() for name, held in learner.model.named_buffers()}
+
+    def model(*inputs: Any, **named: Any) -> Any:
+        return functional_call(learner.model, buffers, inputs, named)
+
+    batch = learner.augmented(batch)
+    with torch.enable_grad():
+        loss = learner.objective.loss(learner.objective.forward(model, batch), batch)
+        found = torch.autograd.grad(loss, learner.parameters, materialize_grads=True)
+    gradients = {id(p): g for p, g in zip(learner.parameters, found, strict=True)}
+    names = {id(p): name for name, p in learner.named}
+    weights: dict[str, Tensor] = {}
+    for group in learner.optimizer.param_groups:
+        stepping = [p.detach() for p in group["params"]]
+        along = [gradients[id(p)] for p in group["params"]]
+        moved = torch._foreach_add(stepping, along, alpha=-float(group["lr"]))
+        weights.update(zip((names[id(p)] for p in group["params"]), moved, strict=True))
+    return weights
+
+
+def loss_increase(
+    learner: Learner, weights: dict[str, Tensor], batch: Batch
+) -> Float[Tensor, " examples"]:
+    """By how much other weights raise each example's loss.
+
+    In evaluation mode, without augmentation: an example's loss then depends neither on its
+    neighbours nor on two draws of dropout, and running statistics stay as they are.
+
+    Args:
+        learner: Whose model and objective are used.
+        weights: By name, as `virtual_step` answers; what is not named stays.
+        batch: The examples.
+    """
+    objective = learner.objective
+
+    def moved(*inputs: Any, **named: Any) -> Any:
+        return functional_call(learner.model, weights, inputs, named)
+
+    with undisturbed(learner.model, device=learner.device):
+        before = objective.losses(objective.forward(learner.model, batch), batch)
+        return objective.losses(objective.forward(moved, batch), batch) - before
