@@ -109,7 +109,7 @@ def supervised_contrastive(
 ) -> Float[Tensor, " rows"]:
     """How far each row is from the others of its class, compared with all others.
 
-        loss_i = -mean over p in P(i) of log( exp(z_i z_p / T) / sum over a != i of exp(z_i z_a / T) )
+        loss_i = -mean over p in P(i) of log softmax over a != i of (z_i z_a / T), at p
 
     with P(i) the other rows of row i's label: other examples, and other views of the same one. A
     row that is alone in its class has loss 0.
