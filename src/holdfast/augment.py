@@ -90,7 +90,8 @@ def jitter(strength: float = 0.4, p: float = 0.8) -> Transform:
     _chance("jitter", p)
 
     def coloured(x: Tensor) -> Tensor:
-        unit, draws = _unit(x), torch.rand(5, len(x), 1, 1, 1, device=x.device)
+        unit = _unit(x)
+        draws = torch.rand(5, len(x), 1, 1, 1, device=x.device).to(unit)
         factor, changed = 1 + strength * (2 * draws[:3] - 1), draws[4] < p
         made = unit
         for change in torch.randperm(4).tolist():  # on the host, whose draws wait for no device

@@ -128,7 +128,8 @@ def supervised_contrastive(
         [0.1269, 0.1269, 0.0]
     """
     itself = torch.eye(len(features), dtype=torch.bool, device=features.device)
-    similar = (features @ features.T / temperature).masked_fill(itself, -torch.inf)
+    similar = features @ features.T / temperature
+    similar = similar.masked_fill(itself, torch.finfo(similar.dtype).min)
     alike = (labels[:, None] == labels) & ~itself
     log_chance = similar.log_softmax(1).masked_fill(~alike, 0.0)
     return -log_chance.sum(1) / alike.sum(1).clamp(min=1)

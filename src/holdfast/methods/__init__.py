@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from holdfast.methods.bounds.finetune import Finetune
     from holdfast.methods.bounds.guard import Guard
     from holdfast.methods.bounds.joint import Joint
+    from holdfast.methods.correction.bic import BiC
     from holdfast.methods.correction.wa import WA
     from holdfast.methods.distillation.lwf import LwF
     from holdfast.methods.editing.ft_l import FTL, FTM
@@ -30,10 +31,13 @@ if TYPE_CHECKING:
     from holdfast.methods.penalties.l2 import L2
     from holdfast.methods.projection.agem import AGEM
     from holdfast.methods.prototypes.ncm import NCM
+    from holdfast.methods.replay.cls_er import CLSER
     from holdfast.methods.replay.der import DER, DERpp
     from holdfast.methods.replay.er import ER
+    from holdfast.methods.replay.gdumb import GDumb
     from holdfast.methods.replay.icarl import ICaRL
     from holdfast.methods.replay.replay import Replay
+    from holdfast.methods.replay.scr import SCR
     from holdfast.methods.schedule.dmt import DMT
     from holdfast.methods.selection.grads import GrADS
     from holdfast.methods.sparse.hft import HFT
@@ -68,6 +72,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AGEM",
+    "CLSER",
     "DER",
     "DMT",
     "DPO",
@@ -88,6 +93,7 @@ __all__ = [
     "NPO",
     "RMU",
     "ROME",
+    "SCR",
     "SCRUB",
     "TENT",
     "UNDIAL",
@@ -95,6 +101,7 @@ __all__ = [
     "WGA",
     "WISE",
     "BNAdapt",
+    "BiC",
     "BoundaryExpand",
     "BoundaryShrink",
     "CFk",
@@ -104,6 +111,7 @@ __all__ = [
     "EUk",
     "Finetune",
     "FinetuneRetain",
+    "GDumb",
     "GrADS",
     "Guard",
     "ICaRL",

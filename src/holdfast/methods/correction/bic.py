@@ -239,11 +239,17 @@ def correction(
         ).view(2, 2)
         move = torch.linalg.solve(curve + ridge * torch.eye(2).to(curve), slope)
         descent = slope @ move
-        if descent <= 1e-16:
+        if descent <= 1e-20:
             break
         here, size = objective(at), 1.0
-        while objective(at - size * move) > here - 1e-4 * size * descent and size > 1e-8:
+        while objective(at - size * move) > here - 1e-4 * size * descent:
             size /= 2
+            if size < 1e-8:  # within rounding of the minimum
+                return _pair(at)
         at = at - size * move
+    return _pair(at)
+
+
+def _pair(at: Tensor) -> tuple[float, float]:
     alpha, beta = at.tolist()
     return alpha, beta
