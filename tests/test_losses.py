@@ -13,6 +13,7 @@ from holdfast.losses import (
     output_distance,
     quadratic_penalty,
     sequence_logprobs,
+    supervised_contrastive,
 )
 
 
@@ -123,3 +124,33 @@ def test_sequence_logprobs_of_half_precision_logits_are_summed_in_single():
     assert float(sequence_logprobs(logits, labels)) == pytest.approx(
         -1000 * math.log(256), rel=1e-6
     )
+
+
+def test_the_supervised_contrastive_loss_is_the_mean_over_pairs_of_its_paper():
+    z, labels = F.normalize(draws(7, 3)), torch.tensor([0, 1, 0, 2, 1, 0, 1])
+    found = supervised_contrastive(z, labels, 0.3)
+    for i in range(7):
+        others = [a for a in range(7) if a != i]
+        bottom = sum(math.exp(float(z[i] @ z[a]) / 0.3) for a in others)
+        pairs = [
+            float(z[i] @ z[p]) / 0.3 - math.log(bottom) for p in others if labels[p] == labels[i]
+        ]
+        expected = -sum(pairs) / len(pairs) if pairs else 0.0
+        assert float(found[i]) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_supervised_contrastive_gradient_is_that_of_finite_differences():
+    labels = torch.tensor([0, 1, 0, 2, 1])
+
+    def loss(z):
+        return supervised_contrastive(z, labels, 0.5).mean()
+
+    assert torch.autograd.gradcheck(loss, (F.normalize(draws(5, 3)).requires_grad_(),))
+
+
+def test_a_row_that_is_alone_has_no_loss_and_no_gradient():
+    z = F.normalize(draws(1, 3)).requires_grad_()
+    loss = supervised_contrastive(z, torch.tensor([4]))
+    loss.sum().backward()
+    assert loss.tolist() == [0.0]
+    assert z.grad.tolist() == [[0.0, 0.0, 0.0]]

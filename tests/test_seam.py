@@ -160,6 +160,16 @@ def test_a_method_may_go_through_an_experience_again_with_its_own_epochs_and_rat
     assert twice.turns == 5
 
 
+def test_a_phase_may_bring_batches_of_its_own_size() -> None:
+    class InOne(Twice):
+        def phases(self, learner: Any) -> list[Phase]:
+            return [Phase(), Phase(epochs=2, batch_size=10)]
+
+    learner = Learner(autoencoder(), InOne(), objective=Reconstruction(), batch_size=5)
+    record = learner.learn(unlabelled())
+    assert record.steps == [12 + 2] * 5
+
+
 def test_phases_keep_the_contract() -> None:
     assert check_method(Twice, only=["determinism", "exact_resume", "state_dict"])
 

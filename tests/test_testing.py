@@ -22,12 +22,14 @@ VARIANTS = [
     "wa(exemplars=30)",
     "lwf(warmup_epochs=1)",
     "cumulative(from_scratch=true)",
+    "scr(capacity=20, batch_size=8, review=true)",
 ]
 
 
 # Reading the Fisher information takes a language model one example at a time.
-# Small text names no subjects, and editors take requests one by one.
+# Small text names no subjects, and editors take requests one by one. GDumb would train 256 epochs.
 SHORTER = {
+    "gdumb": "gdumb(epochs=2)",
     "ewc": "ewc(examples=12)",
     "online_ewc": "online_ewc(examples=12)",
     "mas": "mas(examples=12)",

@@ -37,8 +37,8 @@ class Config(Settings):
         optimizer: `sgd`, `adam` or `adamw`; None: `sgd`, or `adamw` for language.
         momentum: Of SGD; None: 0.9.
         weight_decay: Of the optimizer.
-        schedule: `constant`, `cosine` or `steps(0.5, factor=0.1)` by epoch; `warmup_cosine`,
-            `warmup_linear`, `warmup_constant` or `infinite` by update.
+        schedule: `constant`, `cosine`, `steps(0.5, factor=0.1)` or `warm_restarts` by epoch;
+            `warmup_cosine`, `warmup_linear`, `warmup_constant` or `infinite` by update.
         optimizer_state: `reset` or `keep` the optimizer's state between experiences.
         augment: Spec of the augmentation, as for `holdfast.augment.build`; None: none.
         evaluate_every: Steps between scores of continual evaluation; None: none.

@@ -524,7 +524,8 @@ class Learner:
         if asked is not None and experience.epochs != 0:
             epochs = asked
         rows = partial(self._rows[0], self, table) if self._rows else None
-        self.batches = Batches(table, self.batch_size, epochs, self.generator, rows)
+        rows_a_batch = self.phases[phase].batch_size or self.batch_size
+        self.batches = Batches(table, rows_a_batch, epochs, self.generator, rows)
 
     def renew_optimizer(self) -> None:
         """A fresh optimizer, or the old one's state carried over to parameters that have grown."""

@@ -104,6 +104,37 @@ def binary_cross_entropy(
     return F.binary_cross_entropy_with_logits(outputs, targets, reduction="none").sum(1)
 
 
+def supervised_contrastive(
+    features: Float[Tensor, "rows width"], labels: Int[Tensor, " rows"], temperature: float = 0.1
+) -> Float[Tensor, " rows"]:
+    """How far each row is from the others of its class, compared with all others.
+
+        loss_i = -mean over p in P(i) of log softmax over a != i of (z_i z_a / T), at p
+
+    with P(i) the other rows of row i's label: other examples, and other views of the same one. A
+    row that is alone in its class has loss 0.
+
+    Args:
+        features: Of unit length; views of one example are rows of their own.
+        labels: Of every row; the number of the example makes it the unsupervised loss.
+        temperature: T, above 0.
+
+    Source: Khosla et al., "Supervised contrastive learning" (2020), equation 2.
+
+    Example:
+        >>> z = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
+        >>> loss = supervised_contrastive(z, torch.tensor([0, 0, 1]), temperature=1.0)
+        >>> [round(float(x), 4) for x in loss]  # log(1 + exp(-2)), and one that is alone
+        [0.1269, 0.1269, 0.0]
+    """
+    itself = torch.eye(len(features), dtype=torch.bool, device=features.device)
+    similar = features @ features.T / temperature
+    similar = similar.masked_fill(itself, torch.finfo(similar.dtype).min)
+    alike = (labels[:, None] == labels) & ~itself
+    log_chance = similar.log_softmax(1).masked_fill(~alike, 0.0)
+    return -log_chance.sum(1) / alike.sum(1).clamp(min=1)
+
+
 def token_logprobs(
     logits: Float[Tensor, "*tokens vocabulary"], labels: Int[Tensor, "*tokens"]
 ) -> Float[Tensor, "*tokens"]:

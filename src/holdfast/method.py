@@ -116,11 +116,13 @@ class Phase:
         epochs: Times; None: as many as the learner makes.
         rate: Factor on the learning rate.
         schedule: Of the learning rate; None: the learner's.
+        batch_size: Examples that a batch brings; None: as many as the learner's.
     """
 
     epochs: int | None = None
     rate: float = 1.0
     schedule: Schedule | None = None
+    batch_size: int | None = None
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from holdfast.models import Classifier, GrowingHead, Snapshot
+from holdfast.models.snapshot import Follower
 
 
 def model(classes=2):
@@ -72,3 +73,60 @@ def test_the_state_of_none_taken_makes_it_none():
     snapshot.take()
     snapshot.load_state_dict(empty.state_dict())
     assert not snapshot.taken
+
+
+def test_a_follower_moves_a_share_of_the_way():
+    student = model()
+    follower = Follower(lambda: student)
+    follower.take()
+    before = [p.clone() for p in follower.model.parameters()]
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(1)
+    follower.follow(0.75)
+    for old, new in zip(before, follower.model.parameters(), strict=True):
+        torch.testing.assert_close(new, old + 0.25)
+
+
+def test_a_follower_normalises_by_the_batch_and_counts_what_it_was_asked_about():
+    student = model().eval()
+    follower = Follower(lambda: student)
+    follower.take()
+    nn.ModuleList([follower]).eval()
+    outputs = follower.outputs(forward, BATCH)
+    torch.testing.assert_close(outputs, student.train()(BATCH["x"]))
+    assert not outputs.requires_grad
+    hidden = student.backbone[1](BATCH["x"]).mean(0).detach()
+    torch.testing.assert_close(follower.model.backbone[2].running_mean, 0.1 * hidden)
+
+
+def test_a_follower_takes_in_new_rows_and_keeps_its_own():
+    student = model()
+    follower = Follower(lambda: student)
+    follower.take()
+    follower.model.backbone[2].running_mean.fill_(3)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(1)
+    old = follower.model.head.weight.clone()
+    student.head.grow(5)
+    follower.grow()
+    assert torch.equal(follower.model.head.weight[:2], old)
+    assert torch.equal(follower.model.head.weight[2:], student.head.weight[2:])
+    assert bool((follower.model.backbone[2].running_mean == 3).all())
+    assert not any(p.requires_grad for p in follower.parameters())
+
+
+def test_a_follower_stands_in_for_its_model_for_a_while():
+    student = model().eval()
+    follower = Follower(lambda: student)
+    follower.take()
+    own = student(BATCH["x"])
+    with torch.no_grad():
+        follower.model.head.bias.add_(1)
+    follower.model.backbone[2].running_mean.add_(0.1)
+    with follower.standing_in():
+        served = student(BATCH["x"])
+    torch.testing.assert_close(served, follower.model.eval()(BATCH["x"]))
+    assert torch.equal(student(BATCH["x"]), own)
+    assert not torch.equal(served, own)

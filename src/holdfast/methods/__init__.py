@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from holdfast.methods.bounds.finetune import Finetune
     from holdfast.methods.bounds.guard import Guard
     from holdfast.methods.bounds.joint import Joint
+    from holdfast.methods.correction.bic import BiC
     from holdfast.methods.correction.wa import WA
     from holdfast.methods.distillation.lwf import LwF
     from holdfast.methods.editing.ft_l import FTL, FTM
@@ -37,13 +38,16 @@ if TYPE_CHECKING:
     from holdfast.methods.projection.gem import GEM
     from holdfast.methods.projection.gpm import GPM
     from holdfast.methods.prototypes.ncm import NCM
+    from holdfast.methods.replay.cls_er import CLSER
     from holdfast.methods.replay.der import DER, DERpp
     from holdfast.methods.replay.er import ER
     from holdfast.methods.replay.er_ace import ERACE
+    from holdfast.methods.replay.gdumb import GDumb
     from holdfast.methods.replay.gss import GSS
     from holdfast.methods.replay.icarl import ICaRL
     from holdfast.methods.replay.mir import MIR
     from holdfast.methods.replay.replay import Replay
+    from holdfast.methods.replay.scr import SCR
     from holdfast.methods.schedule.dmt import DMT
     from holdfast.methods.selection.grads import GrADS
     from holdfast.methods.sparse.hft import HFT
@@ -78,6 +82,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AGEM",
+    "CLSER",
     "DER",
     "DMT",
     "DPO",
@@ -105,6 +110,7 @@ __all__ = [
     "NPO",
     "RMU",
     "ROME",
+    "SCR",
     "SCRUB",
     "SI",
     "TENT",
@@ -113,6 +119,7 @@ __all__ = [
     "WGA",
     "WISE",
     "BNAdapt",
+    "BiC",
     "BoundaryExpand",
     "BoundaryShrink",
     "CFk",
@@ -122,6 +129,7 @@ __all__ = [
     "EUk",
     "Finetune",
     "FinetuneRetain",
+    "GDumb",
     "GrADS",
     "Guard",
     "ICaRL",

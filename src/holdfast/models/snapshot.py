@@ -1,8 +1,9 @@
-"""A frozen copy of a model: the teacher of distillation."""
+"""Copies of a model that teach it: one frozen as it was, one that follows it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.data import Batch
+from holdfast.optim.averages import follow
 
 
 class Snapshot(nn.Module):
@@ -55,3 +57,53 @@ class Snapshot(nn.Module):
         if not held:
             self.model = None
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+class Follower(Snapshot):
+    """A copy that follows its model slowly, an average of its weights along the way.
+
+    It runs in training mode, with batch statistics and dropout at work. What it counts of the
+    data (running means and variances of batch normalisation) is its own: of the batches that it
+    was asked about, not of those that the model was trained on.
+    """
+
+    def take(self) -> None:
+        super().take()
+        assert self.model is not None
+        self.model.train()
+
+    @torch.no_grad()
+    def grow(self) -> None:
+        """Take in what the model has gained since: new rows begin as the model's are now."""
+        assert self.model is not None
+        kept = self.model.state_dict()
+        now = self._like().state_dict()
+        if all(tensor.shape == now[name].shape for name, tensor in kept.items()):
+            return
+        self.take()
+        for name, tensor in self.model.state_dict().items():
+            if name in kept:
+                tensor[tuple(slice(length) for length in kept[name].shape)] = kept[name]
+
+    def follow(self, share: float) -> None:
+        """Move towards the model, keeping a share of one's own weights."""
+        assert self.model is not None
+        follow(list(self.model.parameters()), list(self._like().parameters()), share)
+
+    @contextmanager
+    def standing_in(self) -> Iterator[None]:
+        """Within it the model has this copy's weights and statistics; after it, its own."""
+        assert self.model is not None
+        pairs = [
+            (own, other)
+            for kind in (nn.Module.parameters, nn.Module.buffers)
+            for own, other in zip(kind(self._like()), kind(self.model), strict=True)
+        ]
+        kept = [own.data for own, _ in pairs]
+        try:
+            for own, other in pairs:
+                own.data = other.data
+            yield
+        finally:
+            for (own, _), data in zip(pairs, kept, strict=True):
+                own.data = data

@@ -1,7 +1,7 @@
 """Learning-rate schedules in closed form: a factor from where training is, hence resumable.
 
-By epoch: `constant`, `cosine` and `steps`. By update: those of `optim.stages`, which say how every
-experience of a life is warmed up and decayed.
+By epoch: `constant`, `cosine`, `steps` and `warm_restarts`. By update: those of `optim.stages`,
+which say how every experience of a life is warmed up and decayed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from holdfast.errors import UsageError, unknown
+from holdfast.errors import UsageError, at_least, unknown
 from holdfast.spec import Spec, bind, parse_one
 
 if TYPE_CHECKING:
@@ -69,6 +69,40 @@ def steps(*at: float, factor: float = 0.1) -> Schedule:
     return schedule
 
 
+def warm_restarts(
+    floor: float = 0.01, first: int = 1, growth: int = 2, warmup: int = 0
+) -> Schedule:
+    """A cosine from 1 to `floor` that begins again and again, each time for longer.
+
+    Args:
+        floor: What each cosine falls to, without reaching it.
+        first: Epochs of the first cosine.
+        growth: By which each is longer than the one before it.
+        warmup: Epochs at a tenth before the first.
+
+    Source: Loshchilov and Hutter, "SGDR: stochastic gradient descent with warm restarts" (2017).
+
+    Example:
+        >>> schedule = warm_restarts(floor=0.0, warmup=1)
+        >>> [round(schedule(epoch, 8), 3) for epoch in range(8)]
+        [0.1, 1.0, 1.0, 0.5, 1.0, 0.854, 0.5, 0.146]
+    """
+    if not 0 <= floor <= 1:
+        raise UsageError(f"floor must be from 0 to 1; given: {floor}.")
+    at_least(1, first=first, growth=growth)
+    at_least(0, warmup=warmup)
+
+    def schedule(epoch: int, epochs: int) -> float:
+        if epoch < warmup:
+            return 0.1
+        place, length = epoch - warmup, first
+        while place >= length:
+            place, length = place - length, length * growth
+        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * place / length))
+
+    return schedule
+
+
 def lambda_lr(
     optimizer: Optimizer, schedule: StepSchedule, stages: int | Sequence[int]
 ) -> LambdaLR:
@@ -115,12 +149,13 @@ NAMES = (
     "constant",
     "cosine",
     "steps",
+    "warm_restarts",
     "warmup_constant",
     "warmup_linear",
     "warmup_cosine",
     "infinite",
 )
-"""What `build` accepts: the first three go by epoch, the others by update."""
+"""What `build` accepts: the first four go by epoch, the others by update."""
 
 
 def build(text: str) -> Schedule:
@@ -142,6 +177,8 @@ def build(text: str) -> Schedule:
         return _steps(spec, text)
     if spec.name not in NAMES:
         raise unknown("schedule", spec.name, NAMES)
+    if spec.name == "warm_restarts":
+        return warm_restarts(**bind(spec, warm_restarts, "schedule"))
     from holdfast.optim import stages
 
     made: dict[str, Callable[..., StepSchedule]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from holdfast.errors import UsageError
-from holdfast.unlearning.layers import last_layers, norms
+from holdfast.models.layers import last_layers, norms
 
 
 class LastLayers:

@@ -22,11 +22,11 @@ from holdfast.data import Batch, Table
 from holdfast.errors import UsageError, at_least
 from holdfast.losses import softened_divergence
 from holdfast.models.heads import GrowingHead
+from holdfast.models.layers import reinitialise
 from holdfast.objective import Objective
 from holdfast.spec import bind, parse_one
 from holdfast.unlearning.boundary import nearest_classes
 from holdfast.unlearning.last import LastLayers
-from holdfast.unlearning.layers import reinitialise
 
 
 @dataclass(frozen=True)

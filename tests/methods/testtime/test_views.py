@@ -5,8 +5,9 @@ import colorsys
 import pytest
 import torch
 
+from holdfast.augment import turned_hue
 from holdfast.methods.testtime import views
-from holdfast.methods.testtime.views import random_view, turned_hue
+from holdfast.methods.testtime.views import random_view
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from holdfast.augment import brightness, turned_hue
+
 Uniform = Callable[[float, float], Tensor]
 """Draws between two bounds, one for all images or one for each."""
 
@@ -67,45 +69,14 @@ def _jittered(x: Tensor, uniform: Uniform, generator: torch.Generator) -> Tensor
         if change == 0:
             x = (x * uniform(*BRIGHTNESS)).clamp(0, 1)
         elif change == 1:
-            x = x.lerp(grey(x).mean((2, 3), keepdim=True), 1 - uniform(*CONTRAST)).clamp(0, 1)
+            x = x.lerp(brightness(x).mean((2, 3), keepdim=True), 1 - uniform(*CONTRAST)).clamp(0, 1)
         elif change == 2 and coloured:
-            x = x.lerp(grey(x), 1 - uniform(*SATURATION)).clamp(0, 1)
+            x = x.lerp(brightness(x), 1 - uniform(*SATURATION)).clamp(0, 1)
         elif change == 3 and coloured:
             x = turned_hue(x, uniform(*HUE))
         elif change == 4:
             x = x.clamp(1e-8, 1) ** uniform(*GAMMA)
     return x
-
-
-def grey(x: Tensor) -> Tensor:
-    """Brightness as the eye weighs colours, one channel; the mean of other than three channels."""
-    if x.shape[1] != 3:
-        return x.mean(1, keepdim=True)
-    weights = torch.tensor([0.2989, 0.587, 0.114], device=x.device, dtype=x.dtype)
-    return (x * weights.view(1, 3, 1, 1)).sum(1, keepdim=True)
-
-
-def turned_hue(x: Tensor, turn: Tensor) -> Tensor:
-    """Colours turned about the grey axis of hue, saturation and value.
-
-    Args:
-        x: (examples, 3, height, width) from 0 to 1.
-        turn: In turns, to be broadcast.
-    """
-    value, spread = x.amax(1, keepdim=True), x.amax(1, keepdim=True) - x.amin(1, keepdim=True)
-    red, green, blue = x.split(1, 1)
-    safe = spread.clamp(min=1e-12)
-    sixth = torch.where(
-        value == red,
-        (green - blue) / safe,
-        torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
-    )
-    sixth = sixth + 6 * turn
-    parts = []
-    for start in (5, 3, 1):
-        place = (start + sixth) % 6
-        parts.append(value - spread * torch.minimum(place, 4 - place).clamp(0, 1))
-    return torch.cat(parts, 1)
 
 
 def _moved(x: Tensor, uniform: Uniform) -> Tensor:

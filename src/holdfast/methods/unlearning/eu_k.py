@@ -9,8 +9,8 @@ from torch import nn
 from holdfast.data import Batch, Table
 from holdfast.errors import at_least
 from holdfast.method import Method, Tags
+from holdfast.models.layers import reinitialise, stubborn
 from holdfast.unlearning.last import LastLayers
-from holdfast.unlearning.layers import reinitialise, stubborn
 from holdfast.unlearning.request import retained
 
 if TYPE_CHECKING:

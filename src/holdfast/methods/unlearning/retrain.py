@@ -8,7 +8,7 @@ from torch import nn
 
 from holdfast.data import Table
 from holdfast.method import Method, Tags
-from holdfast.unlearning.layers import reinitialise, stubborn
+from holdfast.models.layers import reinitialise, stubborn
 from holdfast.unlearning.request import retained
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from torch import nn
 
 from holdfast.errors import UsageError
 from holdfast.models.heads import CosineHead, GrowingHead
+from holdfast.models.layers import last_layers, reinitialise, stubborn
 from holdfast.unlearning.last import LastLayers
-from holdfast.unlearning.layers import last_layers, reinitialise, stubborn
 
 
 def net():
