@@ -18,6 +18,7 @@ from holdfast.losses import supervised_contrastive
 from holdfast.memory.buffer import Buffer
 from holdfast.memory.prototypes import Prototypes
 from holdfast.method import Method, Phase, Tags
+from holdfast.stream import white_in
 
 if TYPE_CHECKING:
     from holdfast.learner import Learner
@@ -72,6 +73,7 @@ class SCR(Method):
         keeps=frozenset({"examples", "prototypes"}),
     )
     replaces_loss = True
+    shares_passes = False
 
     def __init__(
         self,
@@ -182,7 +184,7 @@ def own_view(learner: Learner) -> Callable[[Tensor], Tensor]:
     """The augmentation for learners that have none, on images of any unit."""
     assert learner.stream is not None
     first = learner.stream[0].train["x"]
-    white = learner.stream.white or (255.0 if first.dtype == torch.uint8 else 1.0)
+    white = white_in(first, learner.stream.white)
     steps = [resized_crop()]
     if first.shape[1] == 3:
         steps += [flip(), jitter(), grey()]
