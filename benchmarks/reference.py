@@ -79,7 +79,7 @@ def sgd(lr: float, **setting: Any) -> dict[str, Any]:
 
 
 def adam(lr: float, **setting: Any) -> dict[str, Any]:
-    return {"optimizer": "adam", "lr": lr, **setting}
+    return {"optimizer": "adam", "lr": lr, "optimizer_state": "keep", **setting}
 
 
 SIMPLE = {"model": "mlp(width=512, depth=1, dropout=0.5)"}
@@ -94,7 +94,7 @@ AVALANCHE_ROWS = (
         seeds=2,
     ),
     Row(
-        "Permuted MNIST 10, SI", 83, 0, AVALANCHE, "si(strength=20, xi=0.1)",
+        "Permuted MNIST 10, SI", 83, 0, AVALANCHE, "si(strength=5, xi=0.1)",
         "permuted-mnist(experiences=10, first=permuted)",
         adam(0.001, model="mlp(width=1000, depth=1)", epochs=10, batch_size=256),
         seeds=2,
@@ -110,11 +110,11 @@ AVALANCHE_ROWS = (
         "permuted-mnist(experiences=10, first=permuted, limit=1000)", sgd(0.05, **MIR),
     ),
     Row(
-        "Split MNIST 5, tasks known, SI", 97, 0, AVALANCHE, "si(strength=2, xi=0.1)",
+        "Split MNIST 5, tasks known, SI", 97, 0, AVALANCHE, "si(strength=0.5, xi=0.1)",
         "split-mnist(scenario=task, order=natural)", adam(0.001, **MULTI),
     ),
     Row(
-        "Split MNIST 5, tasks known, RWalk", 99, 0, AVALANCHE, "rwalk(strength=0.2)",
+        "Split MNIST 5, tasks known, RWalk", 99, 0, AVALANCHE, "rwalk(strength=0.1)",
         "split-mnist(scenario=task, order=natural)", adam(0.001, **MULTI),
     ),
     Row(
@@ -123,7 +123,7 @@ AVALANCHE_ROWS = (
         sgd(0.001, model="mlp(width=200, depth=1, activation=tanh)", epochs=21, batch_size=128),
     ),
     Row(
-        "Split MNIST 5, GDumb", 97, 0, AVALANCHE, "gdumb(capacity=4400, epochs=10)",
+        "Split MNIST 5, GDumb", 97, 0, AVALANCHE, "gdumb(capacity=4400, epochs=10, schedule=own, cutmix=0.0, clip=none)",
         "split-mnist",
         sgd(0.1, model="mlp(width=400, depth=2)", epochs=1, batch_size=16),
     ),
