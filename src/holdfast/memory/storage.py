@@ -7,6 +7,7 @@ end: what goes there is not kept.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -100,15 +101,18 @@ def dissimilar_slots(
     """
     device, stored, rows = held.device, len(held), len(score)
     free = torch.arange(stored, min(capacity, stored + rows), device=device)
-    if len(free) == rows:
-        return free
-    late, may = score[len(free) :], admitted[len(free) :]
-    slots = torch.full_like(late, capacity, dtype=torch.long)
-    if stored:
-        held = held.clamp(min=torch.finfo(held.dtype).eps)  # a score of 0 must not rule a row out
-        draws = min(len(late), stored)
-        drawn = torch.multinomial(held, draws, generator=generator)
-        chance = torch.rand(draws, generator=generator, device=device)
-        takes = may[:draws] & (chance < held[drawn] / (held[drawn] + late[:draws]))
-        slots[:draws] = drawn.masked_fill(~takes, capacity)
-    return torch.cat([free, slots])
+    late = rows - len(free)
+    draws = min(late, stored)
+    if not draws:
+        return F.pad(free, (0, late), value=capacity)
+    # Who comes first in a race of exponential times is drawn in proportion to the rates; a score
+    # of 0 comes last.
+    times = torch.empty_like(held).exponential_(generator=generator).div_(held)
+    drawn = times.topk(draws, largest=False).indices
+    rival, asking = held[drawn], slice(len(free), len(free) + draws)
+    chance = torch.rand(draws, generator=generator, device=device)
+    takes = (chance < rival / (rival + score[asking])) & admitted[asking]
+    slots = torch.where(takes, drawn, capacity)
+    if draws == rows:
+        return slots
+    return torch.cat([free, F.pad(slots, (0, late - draws), value=capacity)])

@@ -52,7 +52,7 @@ class Standardise(nn.Module):
         self.register_buffer("factor", 1 / torch.tensor(deviation).view(shape), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x - self.mean) * self.factor
+        return (x - self.mean).mul_(self.factor)
 
 
 def as_classifier(model: nn.Module) -> Classifier:

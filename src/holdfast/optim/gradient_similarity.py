@@ -64,8 +64,8 @@ def gradient_similarity(
     products = _in_one_pass(model, losses, rows, others, groups)
     if products is None:
         products = _one_by_one(model, losses, rows, others, groups)
-    lengths = products.rows[:, None].clamp(min=0).sqrt() * products.groups.clamp(min=0).sqrt()
-    # A gradient of zero is like none.
+    # Rounding may leave a group whose gradients cancel below zero.
+    lengths = products.rows.sqrt()[:, None] * products.groups.clamp(min=0).sqrt()
     return products.across / lengths.clamp(min=torch.finfo(lengths.dtype).tiny)
 
 
@@ -81,8 +81,9 @@ def _in_one_pass(
         return None
     with torch.no_grad():
         parts = [_of_layer(use, count, groups) for use in uses]
-        own, across, within = (sum(same[1:], same[0]) for same in zip(*parts, strict=True))
-    return _Products(own, across.view(count, groups, -1).mean(2), within.mean((1, 2)))
+        whole, within = (sum(same[1:], same[0]) for same in zip(*parts, strict=True))
+    across = whole[:, count:].view(count, groups, -1).mean(2)
+    return _Products(whole[:, :count].diagonal(), across, within.mean((1, 2)))
 
 
 def _linear(layer: nn.Module) -> bool:
@@ -99,8 +100,8 @@ def _once_each(layers: list[nn.Module], uses: list[Use], examples: int) -> bool:
     )
 
 
-def _of_layer(use: Use, count: int, groups: int) -> tuple[Tensor, Tensor, Tensor]:
-    """A layer's part: rows with themselves, rows with others, others within their groups."""
+def _of_layer(use: Use, count: int, groups: int) -> tuple[Tensor, Tensor]:
+    """A layer's part in the products of rows with all examples, and of others in their groups."""
     weight, bias = (p is not None and p.requires_grad for p in (use.layer.weight, use.layer.bias))
 
     def products(backs: Tensor, forths: Tensor) -> Tensor:
@@ -109,13 +110,13 @@ def _of_layer(use: Use, count: int, groups: int) -> tuple[Tensor, Tensor, Tensor
             return torch.addcmul(backs, backs, forths)
         return backs * forths if weight else backs
 
-    def parts(states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        rows, others = states[:count], states[count:]
+    def grams(states: Tensor) -> tuple[Tensor, Tensor]:
+        rows, others = states.split([count, len(states) - count])
         grouped = others.view(groups, -1, states.shape[1])
-        return torch.linalg.vecdot(rows, rows), rows @ others.T, grouped @ grouped.mT
+        return torch.mm(rows, states.T), torch.bmm(grouped, grouped.mT)
 
-    own, across, within = map(products, parts(use.returned), parts(use.entered))
-    return own, across, within
+    whole, within = map(products, grams(use.returned), grams(use.entered))
+    return whole, within
 
 
 def _one_by_one(

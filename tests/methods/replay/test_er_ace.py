@@ -5,12 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
 
 from holdfast.errors import StreamRefused, UsageError
 from holdfast.method import chain
 from holdfast.methods import ER, ERACE
-from holdfast.models.classifier import Standardise
 
 
 class Noted(ERACE):
@@ -117,12 +115,6 @@ def test_rows_that_others_mix_in_are_asked_among_all_classes(numbered, learned, 
     method.draw = lambda learner: {}
     learned(numbered(), chain(ER(capacity=30), method, watching(loss=loss)), epochs=1)
     assert compared
-
-
-def test_a_model_with_more_outputs_than_classes_is_served(numbered, learned):
-    wide = nn.Sequential(Standardise((0.0,), (16.0,)), nn.Flatten(), nn.Linear(64, 9))
-    learner = learned(numbered(), ERACE(capacity=30), model=wide)
-    assert all(p.isfinite().all() for p in learner.parameters)
 
 
 def test_every_example_is_offered_once_from_the_first_experience_on(numbered, learned):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from holdfast.data import Batch
@@ -91,7 +90,7 @@ class ERACE(Method):
         self.met |= present
         if not self.acts(learner):
             return outputs
-        hidden = F.pad(self.met & ~present, (0, outputs.shape[1] - len(present)))
+        hidden = (self.met & ~present)[: outputs.shape[1]]
         ours = torch.arange(len(outputs), device=outputs.device) < rows
         return outputs.masked_fill(ours[:, None] & hidden, -torch.inf)
 
