@@ -128,6 +128,7 @@ class Learner:
         self._collect_hooks()
 
         self.stream: Stream | None = None
+        self._given: Stream | None = None  # the stream before anything was left out of it
         self.objective: Objective
         self.optimizer: Optimizer
         self.parameters: list[nn.Parameter] = []
@@ -158,12 +159,13 @@ class Learner:
         """
         if self.stream is None:
             self.start(stream)
-        if self.stream is not stream:
+        if self._given is not stream:
             raise UsageError("This learner has begun another stream; build a new learner.")
+        assert self.stream is not None
+        stream = self.stream
         with self.chance.mine():
             if not self.record.initial:
-                self.record.scenario = stream.scenario
-                self.record.names = [experience.name for experience in stream]
+                self._describe(stream)
                 scores = self.test_sets.score(self)
                 self.record.initial = scores.plain
                 self._measured(scores)
@@ -189,6 +191,9 @@ class Learner:
                 f"{stream.name!r} is online: every example comes once, so epochs must be 1; "
                 f"given: {self.epochs}."
             )
+        self._given = stream
+        if stream.semi_labelled and not all(p.takes_unlabelled for p in self.method.parts()):
+            stream = stream.labelled_only()
         self.stream = stream
         self.objective = self._given_objective or self._objective(stream)
         self.test_sets: Scorer = stream.scorer or TestSets(stream)
@@ -317,10 +322,14 @@ class Learner:
         self.meter.counted(lambda: self._call("end", self.experience))
         self.meter.stop()
         check_weights(self.model.parameters(), self.step, self.index, self.last_checkpoint)
-        scores = self.test_sets.score(self)
-        self.record.matrix.append(scores.plain)
-        self.record.task_matrix.append(scores.task)
-        self._measured(scores)
+        assert self.stream is not None
+        if self.stream.evaluated(self.index):
+            scores = self.test_sets.score(self)
+            self.record.matrix.append(scores.plain)
+            self.record.task_matrix.append(scores.task)
+            if self.stream.evaluations:
+                self.record.after.append(self.index)
+            self._measured(scores)
         self.record.steps.append(self.step)
         self.record.cost = {
             "seconds": self.meter.seconds,
@@ -434,6 +443,8 @@ class Learner:
         Growth is replayed from the experiences' descriptions, then all tensors are loaded.
         """
         self.start(stream)
+        assert self.stream is not None
+        stream = self.stream
         inside = state["batches"] is not None
         with self.chance.mine():
             for experience in stream.experiences[: state["index"] + inside]:
@@ -488,13 +499,14 @@ class Learner:
         table = experience.train
         for part in parts:
             table = part.select(self, table)
+        ordered = experience.ordered and table is experience.train
         table = table.to(self.device)
         epochs = self.epochs if experience.epochs is None else experience.epochs
         asked = self.phases[phase].epochs
         if asked is not None and experience.epochs != 0:
             epochs = asked
         rows = partial(self._rows[0], self, table) if self._rows else None
-        self.batches = Batches(table, self.batch_size, epochs, self.generator, rows)
+        self.batches = Batches(table, self.batch_size, epochs, self.generator, rows, ordered)
 
     def renew_optimizer(self) -> None:
         """A fresh optimizer, or the old one's state carried over to parameters that have grown."""
@@ -558,7 +570,18 @@ class Learner:
             [experience.classes for experience in stream],
             stream.classes,
             task_known=stream.scenario == "task",
+            semi_labelled=stream.semi_labelled,
         )
+
+    def _describe(self, stream: Stream) -> None:
+        """Write down what is going to be scored, and when."""
+        self.record.scenario = stream.scenario
+        self.record.names = [experience.name for experience in stream]
+        if stream.tests:
+            self.record.tests = [test.name for test in stream.tests]
+            self.record.since = [test.since for test in stream.tests]
+        elif stream.evaluations:
+            self.record.since = list(range(len(stream)))
 
     def _measured(self, scores: Scores) -> None:
         for name, row in scores.measures.items():
