@@ -198,7 +198,7 @@ class Table:
         """All rows of `tables`, one table after another; columns not in all of them are dropped."""
         if len(tables) == 1:
             return tables[0]
-        views = [table for table in tables if isinstance(table, View) and not table.own]
+        views = [table for table in tables if type(table) is View and not table.own]
         if len(views) == len(tables) and len({id(view.whole) for view in views}) == 1:
             return View(views[0].whole, torch.cat([view.rows for view in views]))
         shared = [name for name in tables[0].columns if all(name in table for table in tables)]

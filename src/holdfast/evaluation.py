@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from bisect import bisect_left
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -73,7 +73,7 @@ class Record:
         return [bisect_left(measured, since) for since in self.since or range(tests)]
 
     def seen_so_far(self, row: int = -1) -> float:
-        """Mean score, in a row of the matrix, on the test sets met by then; NaN if there is none."""
+        """Mean score, in a row of the matrix, on the test sets met by then; NaN if none is."""
         place = row % len(self.matrix)
         seen = [s for s, met in zip(self.matrix[place], self.met, strict=True) if met <= place]
         return sum(seen) / len(seen) if seen else float("nan")

@@ -241,53 +241,46 @@ class Stream:
                 f"The evaluations of {self.name!r} must be experiences in ascending order, "
                 f"{len(self) - 1} the last; given: {self.evaluations}."
             )
-        sound: list[Table] = []  # found finite as a whole, which their views then are
+        sound: list[Table] = []  # as a whole, so that views of them need not be looked at
         for experience in self:
-            where = f"experience {experience.index} of {self.name!r}"
+            where = f"of experience {experience.index} of {self.name!r}"
             self._check(experience.train, "training", where, sound, self.semi_labelled)
             self._check(experience.test, "test", where, sound)
         for test in self.tests:
-            self._check(test.table, "test", f"{test.name!r} of {self.name!r}", sound)
+            self._check(test.table, "test", f"for {test.name!r} of {self.name!r}", sound)
         return self
 
     def _check(
         self, table: Table, part: str, where: str, sound: list[Table], semi_labelled: bool = False
     ) -> None:
         if not len(table):
-            raise DataError(f"The {part} set of {where} is empty.")
+            raise DataError(f"The {part} set {where} is empty.")
         shared = table.whole is not table
-        if shared and not any(table.whole is one for one in sound):
-            if _first_not_finite(table.whole) is None:
-                sound.append(table.whole)
-            else:
-                shared = False
-        if not shared and (found := _first_not_finite(table)) is not None:
-            raise DataError(
-                f"The {part} inputs of {where} hold NaN or infinity "
-                f"(first in row {found[0]}, {found[1]} rows in all)."
-            )
+        if shared and any(table.whole is one for one in sound):
+            return
+        if shared and not self._wrong(table.whole, semi_labelled):
+            sound.append(table.whole)
+        elif found := self._wrong(table, semi_labelled):
+            what, how = found
+            raise DataError(f"The {part} {what} {where} {how}")
+
+    def _wrong(self, table: Table, semi_labelled: bool) -> tuple[str, str] | None:
+        """What a table has that cannot be learned from, and what is wrong with it."""
+        for column in table.columns.values():
+            # A sum is not finite if any entry is not; only then look at each of them.
+            if column.is_floating_point() and not bool(column.sum().isfinite()):
+                rows = (~column.flatten(1).isfinite().all(1)).nonzero().flatten()
+                if len(rows):
+                    first = f"first in row {int(rows[0])}, {len(rows)} rows in all"
+                    return "inputs", f"hold NaN or infinity ({first})."
         if self.classes and "y" in table:  # neither where nothing is classified
             y = table["y"]
-            low, high = int(y.min()), int(y.max())
-            if semi_labelled and low == UNLABELLED:
-                known = y[y != UNLABELLED]
-                low = int(known.min()) if len(known) else 0
+            if semi_labelled:
+                y = y[y != UNLABELLED]
+            low, high = (int(y.min()), int(y.max())) if len(y) else (0, 0)
             if low < 0 or high >= self.classes:
-                raise DataError(
-                    f"The {part} labels of {where} lie in {low}..{high}; "
-                    f"accepted: 0..{self.classes - 1}."
-                )
-
-
-def _first_not_finite(table: Table) -> tuple[int, int] | None:
-    """The first row that holds NaN or infinity, and how many do; None if none does."""
-    for column in table.columns.values():
-        # A sum is not finite if any entry is not; only then look at each of them.
-        if column.is_floating_point() and not bool(column.sum().isfinite()):
-            rows = (~column.flatten(1).isfinite().all(1)).nonzero().flatten()
-            if len(rows):
-                return int(rows[0]), len(rows)
-    return None
+                return "labels", f"lie in {low}..{high}; accepted: 0..{self.classes - 1}."
+        return None
 
 
 def spread(count: int, evaluations: int | None) -> tuple[int, ...]:
