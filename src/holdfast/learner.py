@@ -205,12 +205,13 @@ class Learner:
 
     def begin(self, experience: Experience) -> None:
         """Grow, renew the optimizer, let methods prepare, and lay out the batches."""
+        self.meter.begin(experience.index)
         self.meter.start()
         self.expand(experience)
         self.renew_optimizer()
         if self.pretrained and not self.index:
             self.meter.counted(lambda: self._call("inherit"))
-        self.meter.counted(lambda: self._call("begin", experience))
+        self.meter.counted(lambda: self._call("begin", experience), "begin")
         self.step, self.enough = 0, False
         self.lay_out(experience)
 
@@ -236,7 +237,7 @@ class Learner:
         self.model.train()
         self.meter.start()
         table = self.batches.table
-        if self._fit and self.meter.counted(lambda: self._fit[0](self, table)):
+        if self._fit and self.meter.counted(lambda: self._fit[0](self, table), "fit"):
             return
         if not self.parameters:
             raise UsageError(
@@ -245,7 +246,7 @@ class Learner:
             )
         self._go_through(observers)
         while self.phase + 1 < len(self.phases) and not self.enough:
-            self.meter.counted(lambda: self._call("turn"))
+            self.meter.counted(lambda: self._call("turn"), "turn")
             self.renew_optimizer()
             self.lay_out(self.experience, self.phase + 1)
             self._go_through(observers)
@@ -319,7 +320,7 @@ class Learner:
     def end(self) -> None:
         """Let methods consolidate, then fill one row of the matrix."""
         self.check_losses()
-        self.meter.counted(lambda: self._call("end", self.experience))
+        self.meter.counted(lambda: self._call("end", self.experience), "end")
         self.meter.stop()
         check_weights(self.model.parameters(), self.step, self.index, self.last_checkpoint)
         assert self.stream is not None
@@ -457,6 +458,7 @@ class Learner:
             self.optimizer.load_state_dict(state["optimizer"])
         self.record = Record.from_dict(state["record"])
         self.meter.load_state_dict(state["meter"])
+        self.meter.begin(state["index"])
         self.index, self.step = state["index"], state["step"]
         self.updates = state.get("updates", self.meter.steps)
         self.enough = state.get("enough", False)
