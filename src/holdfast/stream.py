@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, overload
 import torch
 
 from holdfast.data import UNLABELLED, Table
-from holdfast.errors import DataError
+from holdfast.errors import DataError, at_least
 
 if TYPE_CHECKING:
     from holdfast.evaluation import Scorer
@@ -286,12 +286,16 @@ class Stream:
 def spread(count: int, evaluations: int | None) -> tuple[int, ...]:
     """So many of `count` experiences, evenly spread, the last among them; none if all would be.
 
+    Raises:
+        UsageError: If `evaluations` is below 1.
+
     Example:
         >>> spread(10, 4)
         (1, 4, 6, 9)
         >>> spread(4, 10)
         ()
     """
+    at_least(1, evaluations=evaluations)
     if evaluations is None or evaluations >= count:
         return ()
     return tuple((place + 1) * count // evaluations - 1 for place in range(evaluations))

@@ -13,14 +13,15 @@ from typing import Any
 from holdfast.errors import UsageError, unknown
 from holdfast.spec import Spec, bind, parse_one
 from holdfast.stream import Stream
+from holdfast.streams.arrival import ARRIVAL
 from holdfast.streams.corruptions import CORRUPTIONS
 from holdfast.streams.language import catalogue as language
-from holdfast.streams.mixtures import MIXTURES
 from holdfast.streams.own import read
 from holdfast.streams.recipes import RECIPES as PLAIN
+from holdfast.streams.recurrence import RECURRENCE
 from holdfast.streams.sources import SOURCES, present
 
-RECIPES = {**PLAIN, **MIXTURES}
+RECIPES = {**PLAIN, **RECURRENCE, **ARRIVAL}
 DOMAINS = ("permuted", "rotated", "corrupted", "rehearsed", "mixed")
 """Recipes whose experiences have all classes, unless they are told otherwise."""
 _ARGUMENTS = re.compile(r"\w+=[^?&=]*(?:&\w+=[^?&=]*)*")

@@ -6,10 +6,7 @@ drawn here is drawn from the generator given, on the CPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import combinations, islice
-from math import comb
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -17,12 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from holdfast.errors import UsageError
-
 Counts = Int[Tensor, "experiences groups"]
-
-MEETINGS = 1_000_000
-"""Subsets of classes that are written down at most."""
 
 
 def apportioned(
@@ -49,163 +41,12 @@ def apportioned(
     left = quota - whole
     if missing >= 0:
         whole[left.argsort(descending=True, stable=True)[:missing]] += 1
-    else:  # more was given before than was due
-        given = torch.where(whole > 0, left, torch.inf)
-        whole[given.argsort(stable=True)[:-missing]] -= 1
+    while (over := int(whole.sum()) - total) > 0:  # more was given before than was due
+        given = torch.where(whole > 0, quota - whole, torch.inf)
+        whole[given.argsort(stable=True)[: min(over, int((whole > 0).sum()))]] -= 1
     if owed is not None:
         owed.copy_(quota - whole)
     return whole.long()
-
-
-# Which classes occur together, by the samplers of SCoLe.
-
-
-@dataclass(frozen=True)
-class Subsets:
-    """What a sampler of classes goes by.
-
-    Attributes:
-        classes: How many there are.
-        size: How many come together.
-        experiences: How often.
-        probabilities: Of the classes.
-        damping: A class's probability is divided by it after each visit (`damped`).
-        replaced: Chance that a class of the fixed order gives way to another (`cyclic`).
-        meeting: Share of all subsets of `size` classes that may come (`restricted`).
-        generator: Draws everything.
-    """
-
-    classes: int
-    size: int
-    experiences: int
-    probabilities: Float[Tensor, " classes"]
-    damping: float
-    replaced: float
-    meeting: float
-    generator: torch.Generator
-
-    def draw(self, probabilities: Tensor) -> Tensor:
-        return torch.multinomial(probabilities, self.size, generator=self.generator)
-
-
-def probabilities(
-    classes: int, decrease: float, generator: torch.Generator
-) -> Float[Tensor, " classes"]:
-    """The chance of each class to occur: alike, or falling along a random order of the classes.
-
-    p_c is in proportion to (1 - s c)^decrease for c = 0, 1, ..., with s = 0.05, or less where there
-    are more than twenty classes.
-
-    Source: Lesort et al., "Challenging common assumptions about catastrophic forgetting and
-    knowledge accumulation" (2023).
-    """
-    falling = 1 - min(0.05, 1 / classes) * torch.arange(classes, dtype=torch.float64)
-    weights = falling.pow(decrease)
-    shuffled = weights[torch.randperm(classes, generator=generator)] if decrease else weights
-    return shuffled / shuffled.sum()
-
-
-def uniform(given: Subsets) -> list[Tensor]:
-    """Classes without replacement, by their probabilities."""
-    return [given.draw(given.probabilities) for _ in range(given.experiences)]
-
-
-def damped(given: Subsets) -> list[Tensor]:
-    """Likewise, each class the less probable the more often it has come."""
-    chances, drawn = given.probabilities.clone(), []
-    for _ in range(given.experiences):
-        drawn.append(given.draw(chances))
-        chances[drawn[-1]] /= given.damping
-        chances /= chances.sum()
-    return drawn
-
-
-def cyclic(given: Subsets) -> list[Tensor]:
-    """All subsets in a fixed order, again and again; each class gives way to another by chance."""
-    count = min(given.experiences, comb(given.classes, given.size))
-    fixed = list(islice(combinations(range(given.classes), given.size), count))
-    drawn = []
-    for turn in range(given.experiences):
-        members = torch.tensor(fixed[turn % count])
-        gone = torch.rand(given.size, generator=given.generator) < given.replaced
-        others = torch.ones(given.classes)
-        others[members] = 0
-        if gone.any() and given.size < given.classes:
-            number = min(int(gone.sum()), given.classes - given.size)
-            members[gone.nonzero().flatten()[:number]] = torch.multinomial(
-                others, number, generator=given.generator
-            )
-        drawn.append(members)
-    return drawn
-
-
-def restricted(given: Subsets) -> list[Tensor]:
-    """A part of all subsets, drawn once; then one of these each time."""
-    count = comb(given.classes, given.size)
-    if count > MEETINGS:
-        raise UsageError(
-            f"There are {count:,} ways to choose {given.size} of {given.classes} classes; a part "
-            f"of them can be taken up to {MEETINGS:,}."
-        )
-    allowed = torch.randperm(count, generator=given.generator)[: max(1, int(given.meeting * count))]
-    subsets = torch.tensor(list(combinations(range(given.classes), given.size)))[allowed]
-    turns = torch.randint(len(subsets), (given.experiences,), generator=given.generator)
-    return list(subsets[turns])
-
-
-def halves(given: Subsets) -> list[Tensor]:
-    """One half of the classes in the first half of the stream, the other in the second."""
-    first, second = _halved(given)
-    middle = (given.experiences + 1) // 2
-    return [given.draw(first if k < middle else second) for k in range(given.experiences)]
-
-
-def retention(given: Subsets) -> list[Tensor]:
-    """All classes in the first half of the stream, after it only half of them."""
-    first, _ = _halved(given)
-    middle = (given.experiences + 1) // 2
-    return [
-        given.draw(given.probabilities if k < middle else first) for k in range(given.experiences)
-    ]
-
-
-def disjoint(given: Subsets) -> list[Tensor]:
-    """Every class once, then all again in the same order: class-incremental, in cycles."""
-    order = torch.randperm(given.classes, generator=given.generator)
-    parts = order.split(given.size)
-    return [parts[k % len(parts)] for k in range(given.experiences)]
-
-
-def everything(given: Subsets) -> list[Tensor]:
-    """All classes each time: the same distribution throughout."""
-    return [torch.arange(given.classes)] * given.experiences
-
-
-SAMPLERS: dict[str, Callable[[Subsets], list[Tensor]]] = {
-    "uniform": uniform,
-    "damped": damped,
-    "cyclic": cyclic,
-    "restricted": restricted,
-    "halves": halves,
-    "retention": retention,
-    "disjoint": disjoint,
-    "all": everything,
-}
-BY_PROBABILITY = ("uniform", "damped", "halves", "retention")
-"""Samplers that go by the classes' probabilities."""
-
-
-def _halved(given: Subsets) -> tuple[Tensor, Tensor]:
-    """The probabilities within either half of the classes."""
-    if given.classes < 2 * given.size:
-        raise UsageError(
-            f"Half of {given.classes} classes are fewer than the {given.size} that come together."
-        )
-    order = torch.randperm(given.classes, generator=given.generator)
-    parts = [torch.zeros_like(given.probabilities) for _ in range(2)]
-    for part, members in zip(parts, order.tensor_split(2), strict=True):
-        part[members] = given.probabilities[members]
-    return parts[0], parts[1]
 
 
 def presence(subsets: Sequence[Tensor], classes: int) -> Bool[Tensor, "experiences classes"]:
@@ -214,17 +55,6 @@ def presence(subsets: Sequence[Tensor], classes: int) -> Bool[Tensor, "experienc
     for place, members in enumerate(subsets):
         here[place, members] = True
     return here
-
-
-def entropy(chances: Float[Tensor, " classes"]) -> float:
-    """Of a distribution over classes, as a share of what equal chances have.
-
-    Example:
-        >>> entropy(torch.tensor([0.5, 0.5])), entropy(torch.tensor([1.0, 0.0]))
-        (1.0, 0.0)
-    """
-    entropies = -torch.special.xlogy(chances.double(), chances.double())
-    return float(entropies.sum() / np.log(len(chances))) if len(chances) > 1 else 1.0
 
 
 # How much of earlier tasks comes with a new one.
@@ -267,12 +97,14 @@ def rehearsal(
         decay: Experiences in which an exponential falls to 1/e.
         alpha: Of the power function.
 
-    Source: archana53, power-law environments for catastrophic interference; lags after Anderson and
-    Schooler, "Reflections of the environment in memory" (1991).
+    Source: Gandhi et al., "Catastrophic interference is mitigated in naturalistic power-law
+    learning environments" (2024); a power law of the lag after Anderson and Schooler, "Reflections
+    of the environment in memory" (1991).
 
-    Differs from the paper: the numbers of the three families sum to exactly floor(share * limit),
-    rounded by largest remainders; the public code rounds the factor down before it multiplies, and
-    so gives each family another, smaller total.
+    Differs from the paper: its power law is the power function, and the power law of the lag is
+    ours, which is its natural curve brought to a total. All four families sum to exactly
+    floor(share * limit), rounded by largest remainders; the public code rounds factors down before
+    it multiplies, and so gives each family another, smaller total.
 
     Example:
         >>> rehearsal(3, 10, "uniform", share=0.5).tolist()

@@ -75,8 +75,6 @@ def split(
     parts = _limited([(e.train, e.test) for e in stream], limit, test_limit, seed)
     if labels != 1:
         parts = [(partly_labelled(train, labels, seed), test) for train, test in parts]
-    if evaluations is not None:
-        at_least_one("evaluations", evaluations, " or none")
     stream = replace(
         stream,
         online=online,
@@ -325,3 +323,21 @@ def at_least_one(name: str, value: Any, alternative: str = "") -> None:
     """Raise `UsageError` for what is not a whole number from 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise UsageError(f"{name} must be a whole number from 1{alternative}; given: {value!r}.")
+
+
+def a_share(name: str, value: float) -> None:
+    """Raise `UsageError` for what is not a share."""
+    if not 0 <= value <= 1:
+        raise UsageError(f"{name} must be a share from 0 to 1; given: {value}.")
+
+
+def tested(source: Source, limit: int | None, seed: int) -> Source:
+    """The source with at most so many test examples, of every class at least one."""
+    if limit is None:
+        return source
+    at_least_one("test_limit", limit, " or none")
+    if limit < source.classes:
+        raise UsageError(
+            f"test_limit must be at least {source.classes}, one for each class; given: {limit}."
+        )
+    return replace(source, test=stratified(source.test, limit, torch.Generator().manual_seed(seed)))

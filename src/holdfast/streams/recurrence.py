@@ -1,4 +1,4 @@
-"""Recipes of generated streams: classes that come again, tasks mixed, boundaries blurred, tails.
+"""Recipes in which what was there comes again: recurring classes, rehearsed and mixed tasks.
 
 All are matrices of counts (`occurrence`) given to one generator (`generator`). Parameters are as in
 `recipes`: what a spec can say.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -16,24 +16,26 @@ from torch import Tensor
 from holdfast.data import Table
 from holdfast.errors import UsageError, unknown
 from holdfast.stream import Stream
-from holdfast.streams import occurrence
+from holdfast.streams import occurrence, samplers
 from holdfast.streams.corruptions import CORRUPTIONS, SEVERITIES
 from holdfast.streams.generator import Draws, by_class, by_task
-from holdfast.streams.occurrence import Rehearsal, Subsets
+from holdfast.streams.occurrence import Rehearsal
 from holdfast.streams.recipes import (
+    a_share,
     at_least_one,
     one_of,
     permuted,
     rotated,
     split,
+    tested,
     under_corruption,
     white_of,
 )
+from holdfast.streams.samplers import Subsets
 from holdfast.streams.sampling import stratified
-from holdfast.streams.source import Source, class_order
+from holdfast.streams.source import Source
 
 Tasks = Literal["permuted", "rotated", "split"]
-Arrangement = Literal["seed", "descending", "ascending"]
 
 
 def recurring(
@@ -44,6 +46,7 @@ def recurring(
     classes: int = 2,
     sampler: str = "uniform",
     limit: int | None = None,
+    pool: int | None = None,
     test_limit: int | None = None,
     draws: Draws = "deck",
     decrease: float = 0.0,
@@ -69,6 +72,7 @@ def recurring(
             the classes and then the other; `retention`, all and then only half of them; `disjoint`,
             all in turn, in cycles; `all`.
         limit: Training examples an experience, its classes alike; None: all of its classes.
+        pool: Training examples that there are, classes in proportion; None: all.
         test_limit: Test examples in all, classes in proportion; None: all.
         draws: `deck`: all examples of a class come once before any comes again; `fresh`: drawn anew
             each time.
@@ -91,47 +95,51 @@ def recurring(
     """
     at_least_one("experiences", experiences)
     at_least_one("classes", classes)
-    if sampler not in occurrence.SAMPLERS:
-        raise unknown("sampler", str(sampler), occurrence.SAMPLERS)
+    if sampler not in samplers.SAMPLERS:
+        raise unknown("sampler", str(sampler), samplers.SAMPLERS)
     if classes > source.classes:
         raise UsageError(
             f"{source.name!r} has {source.classes} classes, so at most as many come together; "
             f"given: {classes}."
         )
-    if decrease < 0 or (decrease and sampler not in occurrence.BY_PROBABILITY):
+    if decrease < 0 or (decrease and sampler not in samplers.BY_PROBABILITY):
         raise UsageError(
             "decrease must be 0 or more, and is for the samplers "
-            f"{', '.join(occurrence.BY_PROBABILITY)}; given: {decrease} for {sampler}."
+            f"{', '.join(samplers.BY_PROBABILITY)}; given: {decrease} for {sampler}."
         )
-    _share("replaced", replaced)
-    _share("meeting", meeting)
+    a_share("replaced", replaced)
+    a_share("meeting", meeting)
     if damping < 1:
         raise UsageError(f"damping must be at least 1; given: {damping}.")
     generator = torch.Generator().manual_seed(seed)
-    subsets = occurrence.SAMPLERS[sampler](
+    subsets = samplers.SAMPLERS[sampler](
         Subsets(
             source.classes,
             classes,
             experiences,
-            occurrence.probabilities(source.classes, decrease, generator),
+            samplers.probabilities(source.classes, decrease, generator),
             damping,
             replaced,
             meeting,
             generator,
         )
     )
+    if pool is not None:
+        at_least_one("pool", pool, " or none")
+        kept = stratified(source.train, max(pool, source.classes), generator)
+        source = replace(source, train=kept)
     sizes = source.train["y"].bincount(minlength=source.classes)
     counts = occurrence.presence(subsets, source.classes) * sizes
     if limit is not None:
         at_least_one("limit", limit, " or none")
         counts = torch.stack([_alike(row, limit) for row in counts])
     stream = by_class(
-        _tested(source, test_limit, seed),
+        tested(source, test_limit, seed),
         counts,
         name,
         seed,
         draws=draws,
-        evaluations=_evaluations(evaluations),
+        evaluations=evaluations,
         labels=labels,
         ordered=ordered,
         change=_corruptions(source, severity, experiences, seed),
@@ -184,8 +192,8 @@ def rehearsed(
         DataError: If images are to be rotated and the inputs are none.
         UsageError: If an argument is out of range.
 
-    Source: archana53, "Catastrophic interference is mitigated in naturalistic power-law learning
-    environments" (2024).
+    Source: Gandhi et al., "Catastrophic interference is mitigated in naturalistic power-law
+    learning environments" (2024).
     """
     one_of("rehearsal", rehearsal, get_args(Rehearsal))
     for label, value in (("exponent", exponent), ("scale", scale), ("decay", decay)):
@@ -237,7 +245,7 @@ def mixed(
         DataError: If images are to be rotated and the inputs are none.
         UsageError: If an argument is out of range.
     """
-    _share("own", own)
+    a_share("own", own)
     made, most = _tasks(source, name, seed, experiences, tasks, test_limit)
     if limit is not None:
         at_least_one("limit", limit, " or none")
@@ -246,218 +254,12 @@ def mixed(
     return replace(stream, online=online)
 
 
-def blurry(
-    source: Source,
-    name: str,
-    seed: int,
-    experiences: int = 5,
-    separate: float = 0.5,
-    blur: float = 0.1,
-    stochastic: bool = False,
-    test_limit: int | None = None,
-    labels: float = 1.0,
-    ordered: bool = False,
-    boundaries: bool = True,
-    online: bool = True,
-) -> Stream:
-    """Some classes come in one experience alone, the others mostly in one and a little in all.
-
-    Every example comes once: this is i-Blurry, and Si-Blurry where it is stochastic.
-
-    Args:
-        source: The data.
-        name: Of the stream.
-        seed: Draws the classes and the examples.
-        experiences: How many.
-        separate: Share of the classes that come in one experience alone.
-        blur: Share of the other classes' examples that comes elsewhere.
-        stochastic: Whether experiences have random numbers of classes, and what comes elsewhere is
-            drawn by chance.
-        test_limit: Test examples in all, classes in proportion; None: all.
-        labels: Share of the training examples that have a label.
-        ordered: Whether examples come in one random order, by seed.
-        boundaries: Whether methods are told where experiences end.
-        online: Whether each example may be seen only once.
-
-    Raises:
-        UsageError: If an argument is out of range.
-
-    Source: Koh et al. (2022); Moon et al. (2023): see `holdfast.streams.occurrence.blurry`.
-    """
-    _at_most_classes(source, experiences)
-    _share("separate", separate)
-    _share("blur", blur)
-    sizes = source.train["y"].bincount(minlength=source.classes)
-    generator = torch.Generator().manual_seed(seed)
-    counts = occurrence.blurry(sizes, experiences, separate, blur, stochastic, generator)
-    stream = by_class(
-        _tested(source, test_limit, seed), counts, name, seed, labels=labels, ordered=ordered
-    )
-    return replace(stream, online=online, boundaries=boundaries)
-
-
-def gaussian(
-    source: Source,
-    name: str,
-    seed: int,
-    experiences: int = 100,
-    width: float = 1.0,
-    limit: int | None = None,
-    test_limit: int | None = None,
-    labels: float = 1.0,
-    ordered: bool = True,
-    evaluations: int | None = 20,
-) -> Stream:
-    """Classes come and go gradually in a long stream without boundaries, each example online.
-
-    Args:
-        source: The data.
-        name: Of the stream.
-        seed: Draws the order of the classes and the examples.
-        experiences: How many; methods are not told where one ends.
-        width: For how long a class comes, as a deviation, in units of the time from one class to
-            the next.
-        limit: Examples an experience; None: as many as let the whole data come about once.
-        test_limit: Test examples in all, classes in proportion; None: all.
-        labels: Share of the training examples that have a label.
-        ordered: Whether examples come in one random order, by seed.
-        evaluations: How often everything is scored, evenly spread; None: after each experience.
-
-    Raises:
-        UsageError: If an argument is out of range.
-
-    Source: Shanahan et al., "Encoders and ensembles for task-free continual learning" (2021).
-    """
-    at_least_one("experiences", experiences)
-    if not width > 0:
-        raise UsageError(f"width must be above 0; given: {width}.")
-    if limit is None:
-        limit = max(1, len(source.train) // experiences)
-    at_least_one("limit", limit, " or none")
-    order = class_order(source.classes, seed)
-    counts = torch.empty(experiences, source.classes, dtype=torch.long)
-    counts[:, order] = occurrence.gaussian(experiences, source.classes, limit, width)
-    stream = by_class(
-        _tested(source, test_limit, seed),
-        counts,
-        name,
-        seed,
-        evaluations=_evaluations(evaluations),
-        labels=labels,
-        ordered=ordered,
-    )
-    return replace(stream, online=True, boundaries=False)
-
-
-def long_tailed(
-    source: Source,
-    name: str,
-    seed: int,
-    experiences: int = 5,
-    factor: float = 0.01,
-    arrangement: Arrangement = "seed",
-    test_limit: int | None = None,
-    labels: float = 1.0,
-    ordered: bool = False,
-    online: bool = False,
-) -> Stream:
-    """The classes arrive in turn, and have exponentially fewer examples from first to last.
-
-    Args:
-        source: The data.
-        name: Of the stream.
-        seed: Draws the order of the classes and the examples.
-        experiences: At most as many as there are classes.
-        factor: Examples of the smallest class as a share of the largest.
-        arrangement: Whether large classes come first (`descending`), last (`ascending`), or in an
-            order by `seed`.
-        test_limit: Test examples in all, classes in proportion; None: all.
-        labels: Share of the training examples that have a label.
-        ordered: Whether examples come in one random order, by seed, in every epoch.
-        online: Whether each example may be seen only once.
-
-    Raises:
-        UsageError: If an argument is out of range.
-
-    Source: Liu et al., "Long-tailed class incremental learning" (2022).
-    """
-    one_of("arrangement", arrangement, get_args(Arrangement))
-    _at_most_classes(source, experiences)
-    if not 0 < factor <= 1:
-        raise UsageError(f"factor must be above 0 and at most 1; given: {factor}.")
-    arrival = class_order(source.classes, seed)
-    ranks = {
-        "seed": class_order(source.classes, seed + 1),
-        "descending": arrival,
-        "ascending": arrival.flip(0),
-    }[arrangement]
-    sizes = source.train["y"].bincount(minlength=source.classes)
-    counts = occurrence.in_parts(
-        occurrence.long_tailed(sizes, factor, ranks), arrival.tensor_split(experiences)
-    )
-    stream = by_class(
-        _tested(source, test_limit, seed), counts, name, seed, labels=labels, ordered=ordered
-    )
-    return replace(stream, online=online)
-
-
-def few_shot(
-    source: Source,
-    name: str,
-    seed: int,
-    experiences: int = 5,
-    base: int | None = None,
-    shots: int = 5,
-    test_limit: int | None = None,
-    ordered: bool = False,
-) -> Stream:
-    """Many classes with all their examples first, then a few at a time with a few examples.
-
-    Args:
-        source: The data.
-        name: Of the stream.
-        seed: Draws the order of the classes and the examples.
-        experiences: How many, the first among them.
-        base: Classes of the first; None: half of them, rounded up. The rest is shared out over the
-            others, as evenly as it goes.
-        shots: Training examples of each later class, or all where there are fewer.
-        test_limit: Test examples in all, classes in proportion; None: all.
-        ordered: Whether examples come in one random order, by seed, in every epoch.
-
-    Raises:
-        UsageError: If an argument is out of range.
-
-    Source: Tao et al., "Few-shot class-incremental learning" (2020).
-    """
-    _at_most_classes(source, experiences)
-    at_least_one("shots", shots)
-    first = (source.classes + 1) // 2 if base is None else base
-    at_least_one("base", first, " or none")
-    if source.classes - first < experiences - 1:
-        raise UsageError(
-            f"{source.classes} classes, {first} of them in the first experience, leave none for "
-            f"some of {experiences - 1} later ones: give fewer experiences or a smaller base."
-        )
-    order = class_order(source.classes, seed)
-    parts = [order[:first]]
-    if experiences > 1:
-        parts += order[first:].tensor_split(experiences - 1)
-    sizes = source.train["y"].bincount(minlength=source.classes)
-    counts = occurrence.in_parts(sizes, parts)
-    counts[1:] = counts[1:].clamp(max=shots)
-    return by_class(_tested(source, test_limit, seed), counts, name, seed, ordered=ordered)
-
-
-MIXTURES: dict[str, Callable[..., Stream]] = {
+RECURRENCE: dict[str, Callable[..., Stream]] = {
     "recurring": recurring,
     "rehearsed": rehearsed,
     "mixed": mixed,
-    "blurry": blurry,
-    "gaussian": gaussian,
-    "long-tailed": long_tailed,
-    "few-shot": few_shot,
 }
-"""By name; of classes, but for `rehearsed` and `mixed`, which are of domains unless told."""
+"""By name; `rehearsed` and `mixed` are of domains, unless they are told to split classes."""
 
 
 def _tasks(
@@ -472,18 +274,6 @@ def _tasks(
     else:
         stream = split(source, name, seed, experiences, test_limit=test_limit)
     return stream, min(len(e.train) for e in stream)
-
-
-def _tested(source: Source, limit: int | None, seed: int) -> Source:
-    """The source with at most so many test examples, of every class at least one."""
-    if limit is None:
-        return source
-    at_least_one("test_limit", limit, " or none")
-    if limit < source.classes:
-        raise UsageError(
-            f"test_limit must be at least {source.classes}, one for each class; given: {limit}."
-        )
-    return replace(source, test=stratified(source.test, limit, torch.Generator().manual_seed(seed)))
 
 
 def _alike(sizes: Tensor, limit: int) -> Tensor:
@@ -518,22 +308,3 @@ def _corruptions(
         return corrupted
 
     return change
-
-
-def _evaluations(value: Any) -> int | None:
-    if value is not None:
-        at_least_one("evaluations", value, " or none")
-    return None if value is None else int(value)
-
-
-def _at_most_classes(source: Source, experiences: int) -> None:
-    if not 1 <= experiences <= source.classes:
-        raise UsageError(
-            f"{source.name!r} has {source.classes} classes, so it takes 1 to {source.classes} "
-            f"experiences; given: {experiences}."
-        )
-
-
-def _share(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise UsageError(f"{name} must be a share from 0 to 1; given: {value}.")
