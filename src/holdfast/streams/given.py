@@ -49,6 +49,9 @@ def split(
     order: Order = "seed",
     limit: int | None = None,
     test_limit: int | None = None,
+    labels: float = 1.0,
+    ordered: bool = False,
+    evaluations: int | None = None,
     class_names: Sequence[str] | None = None,
     name: str = "split",
 ) -> Stream:
@@ -64,6 +67,9 @@ def split(
         order: Of the classes: by `"seed"`, or `"natural"`.
         limit: Training examples an experience, classes in proportion; None: all.
         test_limit: Likewise, test examples.
+        labels: Share of each class's training examples that have a label.
+        ordered: Whether an experience's examples come as they stand, instead of shuffled.
+        evaluations: How often all test sets are scored, evenly spread; None: after each experience.
         class_names: What label 0, 1, ... is called.
         name: Of the stream.
 
@@ -79,7 +85,18 @@ def split(
     """
     source = _source(train, test, seed, class_names, name)
     return recipes.split(
-        source, name, seed, experiences, scenario, online, order, limit, test_limit
+        source,
+        name,
+        seed,
+        experiences,
+        scenario,
+        online,
+        order,
+        limit,
+        test_limit,
+        labels,
+        ordered,
+        evaluations,
     ).validated()
 
 
