@@ -204,6 +204,7 @@ def tens(rows: int = 10) -> Table:
     return Table({"x": torch.arange(rows) * 10, "y": torch.arange(rows) % 3})
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=20), st.data())
 def test_a_view_answers_like_a_table_of_the_same_rows(chosen, data):
     rows = torch.tensor(chosen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -101,7 +102,7 @@ def test_a_scheduled_stream_goes_on_from_a_checkpoint_as_if_it_had_not_stopped()
 
         def on_experience(self, learner: Learner) -> None:
             if learner.index == 7:
-                self.state = learner.state_dict()
+                self.state = deepcopy(learner.state_dict())  # tensors live on in the learner
 
     stream, keep = recurring(12), Keep()
     whole = learner(stream)

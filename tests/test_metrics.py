@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -195,6 +195,7 @@ def test_metrics_of_recurring_streams_go_by_the_row_in_which_a_test_set_is_met()
     assert metrics.forward_transfer(RECURRING, [0.1, 0.2, 0.3], MET) == pytest.approx(-0.2)
 
 
+@settings(deadline=None)
 @given(arrays(float, (4, 4), elements=st.floats(0, 1)))
 def test_without_more_being_said_test_set_j_is_met_in_row_j(matrix) -> None:
     assert metrics.summary(matrix, matrix[0]) == metrics.summary(matrix, matrix[0], range(4))

@@ -83,7 +83,9 @@ def made(good: bool) -> Results:
         if arm.startswith("power-function"):
             value = 0.5
         if not good:
-            value = {"power-function": 0.5, "natural": 0.2}.get(arm.split()[0], 0.6 - value)
+            value = {"power-function": 0.5, "natural": 0.2, "all": 0.4}.get(
+                arm.split()[0], 0.6 - value
+            )
         runs[arm] = [
             one(value, seed, long=value, sooner=0.3 + 0.01 * seed if good else -0.3 - 0.01 * seed)
             for seed in range(3)

@@ -97,6 +97,10 @@ class FrequencyReplay(Method):
             if held is None:
                 self.keep(label, experience.train.take(new[: self.per_class]))
                 continue
+            room = self.per_class - len(held)
+            if room > 0:  # earlier visits had too few
+                held = Table.concat([held, Table(experience.train[new[:room]])])
+                new = new[room:]
             renewed = max(self.per_class // (self.visits[str(label)] + 1), self.per_class // 20)
             renewed = min(renewed, len(new), len(held))
             places = _shuffled(len(held), learner)[:renewed]
