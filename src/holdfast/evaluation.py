@@ -13,7 +13,7 @@ from torch import nn
 
 from holdfast.data import Batch, Table
 from holdfast.models.norms import by_batch
-from holdfast.stream import Stream, TestSet
+from holdfast.stream import Stream
 
 if TYPE_CHECKING:
     from holdfast.learner import Learner
@@ -164,8 +164,8 @@ class TestSets:
         self.column = "test_set" if stream.tests else "task"
         generator = torch.Generator().manual_seed(seed)
         tables = []
-        for place, part in enumerate(stream.tests or stream):
-            test = part.table if isinstance(part, TestSet) else part.test
+        tests = [test.table for test in stream.tests] or [e.test for e in stream]
+        for place, test in enumerate(tests):
             if subset is not None and len(test) > subset:
                 chosen = torch.randperm(len(test), generator=generator)[:subset].sort().values
                 test = test.take(chosen.to(test.device))

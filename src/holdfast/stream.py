@@ -57,15 +57,15 @@ class Experiences(Sequence[Experience]):
     """Experiences made when they are asked for, so that a thousand take no more room than one.
 
     Args:
-        count: How many.
+        length: How many.
         make: From an index to the experience, each time the same.
     """
 
-    def __init__(self, count: int, make: Callable[[int], Experience]) -> None:
-        self.count, self.make = count, make
+    def __init__(self, length: int, make: Callable[[int], Experience]) -> None:
+        self.length, self.make = length, make
 
     def __len__(self) -> int:
-        return self.count
+        return self.length
 
     @overload
     def __getitem__(self, index: int) -> Experience: ...
@@ -74,7 +74,7 @@ class Experiences(Sequence[Experience]):
     def __getitem__(self, index: slice) -> Sequence[Experience]: ...
 
     def __getitem__(self, index: int | slice) -> Experience | Sequence[Experience]:
-        places = range(self.count)[index]  # as a list counts, from either end
+        places = range(self.length)[index]  # as a list counts, from either end
         return self.make(places) if isinstance(places, int) else [self.make(i) for i in places]
 
 

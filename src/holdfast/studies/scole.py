@@ -104,7 +104,7 @@ def arms(scale: Scale) -> dict[str, Settings]:
         if sampler == "all":
             arguments["limit"] = 2 * size
         if scale == "data":
-            arguments["test_limit"] = 1000
+            arguments["test_limit"] = 600
         arguments |= {**drawn, "evaluations": None}
         source = "mnist" if scale == "data" else "digits"
         found[arm] = {
@@ -479,6 +479,6 @@ STUDY = Study(
         "In the cyclic order and where classes give way to others, a task has always two different "
         "classes; in the public code a class may be drawn twice.",
         "Classes have their order by seed, so that halves are other classes under each seed.",
-        "Everything is scored on 1,000 held-out images, classes weighing equally, after each task.",
+        "Everything is scored on 600 held-out images, classes weighing equally, after each task.",
     ),
 )

@@ -15,11 +15,8 @@ from holdfast.method import Method, Tags
 if TYPE_CHECKING:
     from holdfast.stream import Experience
 
-PAPER = {
-    "title": "Challenging common assumptions about catastrophic forgetting and knowledge "
-    "accumulation",
-    "source": "Lesort et al., 2023",
-}
+TITLE = "Challenging common assumptions about catastrophic forgetting and knowledge accumulation"
+SOURCE = "Lesort et al., 2023"
 NEVER = -1e9
 """The logit of a class that is not in the batch."""
 
@@ -31,7 +28,13 @@ class GroupMasking(Method):
     logits count.
     """
 
-    tags = Tags("schedule", **PAPER, scenarios=frozenset({"class"}), needs=frozenset({"labels"}))
+    tags = Tags(
+        "schedule",
+        TITLE,
+        SOURCE,
+        scenarios=frozenset({"class"}),
+        needs=frozenset({"labels"}),
+    )
 
     def logits(self, learner: Learner, batch: Batch, outputs: Tensor) -> Tensor:
         present = torch.zeros(outputs.shape[1], dtype=torch.bool, device=outputs.device)
@@ -57,7 +60,8 @@ class FrequencyReplay(Method):
 
     tags = Tags(
         "replay",
-        **PAPER,
+        TITLE,
+        SOURCE,
         scenarios=frozenset({"class"}),
         needs=frozenset({"labels", "boundaries"}),
         keeps=frozenset({"examples"}),
