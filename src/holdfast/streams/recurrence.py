@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -156,6 +156,7 @@ def rehearsed(
     share: float = 0.5,
     tasks: Tasks = "permuted",
     limit: int | None = None,
+    pool: int | None = None,
     test_limit: int | None = None,
     draws: Draws = "fresh",
     exponent: float = 5.6,
@@ -178,6 +179,7 @@ def rehearsed(
         share: Of a new task's examples, for all earlier tasks together; not for the last three.
         tasks: `permuted` (all of them), `rotated`, or `split`: classes in turn.
         limit: Examples of a new task; None: all (of the smallest, where tasks differ in size).
+        pool: Training examples that there are of a task; None: all.
         test_limit: Test examples a task; None: all.
         draws: `fresh`: drawn anew in each experience from all of a task; `deck`: all come once
             before any comes again.
@@ -203,7 +205,7 @@ def rehearsed(
         raise UsageError(f"alpha must be above 1; given: {alpha}.")
     if not share >= 0:
         raise UsageError(f"share must be 0 or more; given: {share}.")
-    made, most = _tasks(source, name, seed, experiences, tasks, test_limit)
+    made, most = _tasks(source, name, seed, experiences, tasks, pool, test_limit)
     if limit is not None:
         at_least_one("limit", limit, " or none")
     counts = occurrence.rehearsal(
@@ -221,6 +223,7 @@ def mixed(
     own: float = 0.6,
     tasks: Tasks = "permuted",
     limit: int | None = None,
+    pool: int | None = None,
     test_limit: int | None = None,
     draws: Draws = "deck",
     ordered: bool = False,
@@ -236,6 +239,7 @@ def mixed(
         own: Share of an experience that is of its own task; the rest is of all others alike.
         tasks: `permuted` (all of them), `rotated`, or `split`: classes in turn.
         limit: Examples an experience; None: as many as a task has, so that all come once.
+        pool: Training examples that there are of a task; None: all.
         test_limit: Test examples a task; None: all.
         draws: `deck`: all examples of a task come once before any comes again; `fresh`: drawn anew.
         ordered: Whether examples come in one random order, by seed, in every epoch.
@@ -246,7 +250,7 @@ def mixed(
         UsageError: If an argument is out of range.
     """
     a_share("own", own)
-    made, most = _tasks(source, name, seed, experiences, tasks, test_limit)
+    made, most = _tasks(source, name, seed, experiences, tasks, pool, test_limit)
     if limit is not None:
         at_least_one("limit", limit, " or none")
     counts = occurrence.mixed(experiences, min(limit or most, most), own)
@@ -263,16 +267,23 @@ RECURRENCE: dict[str, Callable[..., Stream]] = {
 
 
 def _tasks(
-    source: Source, name: str, seed: int, experiences: int, kind: str, test_limit: int | None
+    source: Source,
+    name: str,
+    seed: int,
+    experiences: int,
+    kind: str,
+    pool: int | None,
+    test_limit: int | None,
 ) -> tuple[Stream, int]:
     """The tasks as a stream, and the examples of the smallest."""
     one_of("tasks", kind, get_args(Tasks))
+    limits: Any = {"limit": pool, "test_limit": test_limit}
     if kind == "permuted":
-        stream = permuted(source, name, seed, experiences, "permuted", test_limit=test_limit)
+        stream = permuted(source, name, seed, experiences, "permuted", **limits)
     elif kind == "rotated":
-        stream = rotated(source, name, seed, experiences, test_limit=test_limit)
+        stream = rotated(source, name, seed, experiences, **limits)
     else:
-        stream = split(source, name, seed, experiences, test_limit=test_limit)
+        stream = split(source, name, seed, experiences, **limits)
     return stream, min(len(e.train) for e in stream)
 
 
