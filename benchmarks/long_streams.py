@@ -76,7 +76,7 @@ def learn(text: str) -> dict[str, Any]:
 
     watch = Watch()
     learner = Learner(
-        models.build("mlp(width=128)", stream, seed=0), ER(capacity=1000), batch_size=16
+        models.build("mlp(width=128)", stream, seed=0), ER(capacity=1000), batch_size=8
     )
     record = learner.learn(stream, [watch])
     return {

@@ -119,7 +119,8 @@ class NewTask(Observer):
     """
 
     def __init__(self, tests: Sequence[Table]) -> None:
-        self.tests, self.epochs = tests, [[] for _ in tests]  # type: list[list[float]]
+        self.tests = tests
+        self.epochs: list[list[float]] = [[] for _ in tests]
 
     def on_step(self, learner: Learner) -> None:
         if learner.batches is None or learner.batches.remaining():
@@ -318,7 +319,7 @@ def figures(results: Results) -> list[Figure]:
         [100 * found[place][0] for place in order],
         [100 * found[place][1] for place in order],
     )
-    y = {"y_label": "accuracy (%)", "y_range": (0.0, 100.0)}
+    y: dict[str, Any] = {"y_label": "accuracy (%)", "y_range": (0.0, 100.0)}
     return [
         Figure(
             "phases",
@@ -367,8 +368,8 @@ STUDY = Study(
     figures=figures,
     departures=(
         "Eight tasks of 2,000 new examples each, drawn from 6,000, two layers of 256 units and 5 "
-        "epochs a phase; the paper has ten tasks of 57,927, four layers of 1,000 with batch normalisation and dropout, "
-        "and 100 epochs.",
+        "epochs a phase; the paper has ten tasks of 57,927, four layers of 1,000 with batch "
+        "normalisation and dropout, and 100 epochs.",
         "Families of one share show exactly as many examples; in the public code the power law "
         "shows fewer than asked, since its factor is rounded down.",
         "What the paper calls a power law is a power function of the task's number; it is here "

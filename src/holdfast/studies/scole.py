@@ -92,7 +92,7 @@ def arms(scale: Scale) -> dict[str, Settings]:
     for arm, changes in ARMS.items():
         given = {**SGD, "masked": False, "replay": False, "probed": False, **changes}
         short, sampler = given.pop("short", False), given.pop("sampler", "uniform")
-        drawn = {
+        drawn: Settings = {
             name: given.pop(name)
             for name in ("decrease", "replaced", "meeting", "severity")
             if name in given
@@ -416,7 +416,7 @@ def figures(results: Results) -> list[Figure]:
                 [100 * float(third[:, 1].mean()) for third in thirds],
             )
         )
-    percent = {"y_label": "accuracy (%)", "y_range": (0.0, 100.0)}
+    percent: dict[str, Any] = {"y_label": "accuracy (%)", "y_range": (0.0, 100.0)}
     return [
         Figure(
             "accumulation",
