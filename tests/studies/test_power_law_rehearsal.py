@@ -28,6 +28,18 @@ def test_a_trial_gives_a_verdict_for_every_claim_and_pictures(trial):
     assert sorted(p.stem for p in (out / "figures").iterdir()) == ["lags", "phases", "totals"]
 
 
+def test_tables_and_pictures_are_made_of_what_a_run_measures():
+    arms = study.arms("quick")
+    run = study.measure(arms["power-law 0.5"], 0)
+    results = Results({arm: [run, run] for arm in arms})
+    by_lag = study.grids(results)[1]
+    assert by_lag.header == ("arm", "0", "1", "2", "3")
+    assert by_lag.rows[0][1] == f"{100 * run['by_lag'][0]:.1f} ± 0.0"
+    assert run["by_lag"][0] == pytest.approx(run["new"][-1][-1], abs=1e-4)
+    assert [figure.name for figure in study.figures(results)] == ["phases", "lags", "totals"]
+    assert all(claim.judge(results) for claim in study.CLAIMS)
+
+
 def test_environments_of_one_total_show_as_many_examples():
     arms = study.arms("digits")
     shown = {

@@ -62,6 +62,22 @@ def test_the_spec_of_every_arm_can_be_built():
         assert not stream.evaluations  # every task is followed by an evaluation
 
 
+def test_tables_and_pictures_are_made_of_what_runs_measure():
+    arms = scole.arms("quick")
+    plain = scole.measure(arms["SGD, masked"], 0)
+    lost = scole.measure(arms["half never comes back"], 0)
+    assert plain["probe"] > plain["late"]
+    results = Results(
+        {arm: [lost if arm == "half never comes back" else plain] * 2 for arm in arms}
+    )
+    tables = scole.grids(results)
+    assert len(tables[0].rows) == len(arms)
+    assert tables[0].rows[0][-1] == "48"  # 16 tasks of 40 examples, 16 at a time
+    names = [figure.name for figure in scole.figures(results)]
+    assert names == ["accumulation", "retention", "frequency"]
+    assert all(claim.judge(results) for claim in scole.CLAIMS)
+
+
 # Parts.
 
 

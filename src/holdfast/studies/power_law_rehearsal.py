@@ -82,11 +82,11 @@ def arms(scale: Scale) -> dict[str, Settings]:
         **{name(f, s): {"rehearsal": f, "share": s} for f in FAMILIES for s in (0.5, 0.1)},
         **{name("power-law", s): {"rehearsal": "power-law", "share": s} for s in SHARES},
     }
-    for tasks in TASKS if scale != "quick" else ():
+    for tasks in TASKS:
         for family in ("exponential", "power-law"):
             arm = f"{name(family, 0.5)}, {tasks} tasks"
             changes[arm] = {"rehearsal": family, "share": 0.5, "tasks": tasks}
-    for width in WIDTHS if scale != "quick" else ():
+    for width in WIDTHS:
         for family in ("exponential", "power-law"):
             arm = f"{name(family, 0.5)}, width {width}"
             changes[arm] = {"rehearsal": family, "share": 0.5, "width": width}
