@@ -51,7 +51,6 @@ WIDTHS = (64, 1024)
 """Of the network, beside the usual."""
 LONG = 5
 """Lags from here on are long."""
-EWC_STRENGTH = 1000.0
 
 
 def arms(scale: Scale) -> dict[str, Settings]:
@@ -68,6 +67,7 @@ def arms(scale: Scale) -> dict[str, Settings]:
         "new": new,
         "width": 32 if scale == "quick" else 256,
         "rate": 1e-3,
+        "strength": 100.0,
         "epochs": {"data": 5, "digits": 10, "quick": 1}[scale],
         "batch_size": 32 if scale == "quick" else 128,
         "source": "mnist" if scale == "data" else "digits",
@@ -138,7 +138,7 @@ def measure(settings: Settings, seed: int) -> Measured:
     stream = streams.build(stream_of(settings), seed=seed)
     methods: dict[str, Method] = {
         "none": Finetune(),
-        "ewc": EWC(strength=EWC_STRENGTH, labels="all", examples=500),
+        "ewc": EWC(strength=settings["strength"], labels="all", examples=500),
         "er": ER(capacity=max(1, int(settings["share"] * settings["new"]))),
     }
     learner = Learner(
