@@ -6,7 +6,7 @@ DEMO_ARGS ?=
 TEST_ARGS ?=
 STUDY_ARGS ?=
 STUDIES ?= stability-gap weight-aligning hft migu i-lora dmt grads continual-pretraining trace cf-glue \
-	npo worst-case-forget-sets wise cotta neuron-fusion
+	npo worst-case-forget-sets wise cotta neuron-fusion scole power-law-rehearsal
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # One thread a worker: more only make small tensors wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 $(TEST_ARGS)
 
-.PHONY: help setup demo test test-data test-slow check format bench bench-speed bench-attach bench-hft bench-merge bench-replay bench-edit bench-reference studies constraints clean
+.PHONY: help setup demo test test-data test-slow check format bench bench-speed bench-attach bench-hft bench-merge bench-replay bench-long bench-edit bench-reference studies constraints clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -75,6 +75,9 @@ bench-merge: $(STAMP)  ## Time and memory of merging checkpoints, by reading and
 
 bench-replay: $(STAMP)  ## Time replay that is chosen (ER-ACE, MIR, GSS) against replay at random
 	@$(BIN)/python benchmarks/replay.py $(BENCH_ARGS)
+
+bench-long: $(STAMP)  ## Memory and time per step along streams of 100 and 1,000 experiences
+	@$(BIN)/python benchmarks/long_streams.py $(BENCH_ARGS)
 
 bench-edit: $(STAMP)  ## Make 1,000 edits one after another with several editors (HOLDFAST_DATA)
 	@test -n "$(HOLDFAST_DATA)" || \

@@ -123,7 +123,8 @@ AVALANCHE_ROWS = (
         sgd(0.001, model="mlp(width=200, depth=1, activation=tanh)", epochs=21, batch_size=128),
     ),
     Row(
-        "Split MNIST 5, GDumb", 97, 0, AVALANCHE, "gdumb(capacity=4400, epochs=10, schedule=own, cutmix=0.0, clip=none)",
+        "Split MNIST 5, GDumb", 97, 0, AVALANCHE,
+        "gdumb(capacity=4400, epochs=10, schedule=own, cutmix=0.0, clip=none)",
         "split-mnist",
         sgd(0.1, model="mlp(width=400, depth=2)", epochs=1, batch_size=16),
     ),

@@ -138,3 +138,32 @@ def test_a_replay_methods_bytes_are_its_rows(make_stream: MakeStream) -> None:
     cost = Learner(build("mlp", stream), ER(10)).learn(stream).cost
     row = 5 * 4 + 8  # five floats and a label; one spare row takes what is not kept
     assert cost["method_bytes"] == 11 * row
+
+
+def test_in_a_long_stream_operations_are_counted_in_ever_fewer_experiences() -> None:
+    counted = []
+    meter = Meter(CPU)
+    for experience in range(200):
+        meter.begin(experience)
+        if meter.exact:
+            counted.append(experience)
+    assert counted == [*range(17), 32, 64, 128]
+
+
+def test_what_is_not_counted_is_charged_as_its_kind_was_last() -> None:
+    meter, charged = Meter(CPU), []
+    for experience, size in ((16, 3), (17, 5), (32, 7), (33, 9)):
+        meter.begin(experience)
+        before = meter.flops
+        meter.counted(product(size), "end")
+        charged.append(meter.flops - before)
+    assert charged == [2 * 3**3, 2 * 3**3, 2 * 7**3, 2 * 7**3]
+    meter.begin(34)
+    before = meter.flops
+    meter.counted(product(2), "begin")  # never counted before: it is now
+    assert meter.flops - before == 2 * 2**3
+    meter.step(0, product(4))
+    assert meter.flops - before == 2 * 2**3  # no step has been counted in any experience
+    again = Meter(CPU)
+    again.load_state_dict(meter.state_dict())
+    assert again.known == {"end": 2 * 7**3, "begin": 16}

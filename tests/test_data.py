@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.data import Batches, Table, concat, size
+from holdfast.data import Batches, Table, View, concat, size
 from holdfast.errors import DataError
 
 
@@ -198,3 +198,68 @@ def test_chosen_rows_go_on_exactly_where_they_were():
     again.load_state_dict(state)
     again.generator.set_state(chance)
     assert begun + [batch["y"].tolist() for batch in again] == whole
+
+
+def tens(rows: int = 10) -> Table:
+    return Table({"x": torch.arange(rows) * 10, "y": torch.arange(rows) % 3})
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=20), st.data())
+def test_a_view_answers_like_a_table_of_the_same_rows(chosen, data):
+    rows = torch.tensor(chosen)
+    marks = torch.arange(len(rows))
+    view = View(tens(), rows).with_columns(mark=marks)
+    copy = Table(tens()[rows]).with_columns(mark=marks)
+    key = torch.tensor(data.draw(st.lists(st.integers(0, len(chosen) - 1), max_size=5)), dtype=int)
+    assert len(view) == len(copy)
+    for part, other in [
+        (view.columns, copy.columns),
+        (view[key], copy[key]),
+        (view[1:4], copy[1:4]),
+        (view.take(key).columns, copy.take(key).columns),
+        (view.where(view["y"] == 0).columns, copy.where(copy["y"] == 0).columns),
+        (Table.concat([view, copy]).columns, Table.concat([copy, copy]).columns),
+    ]:
+        assert list(part) == list(other)
+        assert all(torch.equal(part[name], other[name]) for name in other)
+    assert view.nbytes == copy.nbytes
+    assert ("mark" in view, "z" in view) == (True, False)
+
+
+def test_views_of_one_table_are_joined_without_a_copy():
+    table = tens()
+    joined = Table.concat([View(table, torch.tensor([1, 2])), View(table, torch.tensor([2, 9]))])
+    assert isinstance(joined, View)
+    assert joined.whole is table
+    assert joined["x"].tolist() == [10, 20, 20, 90]
+    apart = Table.concat([View(table, torch.tensor([1])), View(tens(), torch.tensor([3]))])
+    assert apart["x"].tolist() == [10, 30]
+
+
+def test_rows_of_a_view_are_found_when_they_are_looked_at_and_once():
+    asked = []
+
+    def find():
+        asked.append(1)
+        return torch.tensor([4, 5])
+
+    view = View(tens(), find, 2)
+    assert (len(view), view.to("cpu") is view, asked) == (2, True, [])
+    assert view["x"].tolist() == view[torch.tensor([0, 1])]["x"].tolist() == [40, 50]
+    assert asked == [1]
+
+
+def test_a_view_refuses_a_column_of_another_length():
+    with pytest.raises(DataError, match="2 rows was given the column 'z' with 3 entries"):
+        View(tens(), torch.tensor([1, 2])).with_columns(z=torch.zeros(3))
+
+
+def test_batches_in_order_go_through_the_rows_as_they_stand_in_every_epoch():
+    generator = torch.Generator().manual_seed(0)
+    before = generator.get_state()
+    batches = Batches(tens(5), 2, 2, generator, ordered=True)
+    assert [b["x"].tolist() for b in batches] == 2 * [[0, 10], [20, 30], [40]]
+    assert torch.equal(generator.get_state(), before)
+    chosen = Batches(tens(5), 2, 1, generator, lambda epoch: torch.tensor([3, 0, 2]), True)
+    assert [b["x"].tolist() for b in chosen] == [[0, 20], [30]]

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -176,3 +176,44 @@ def test_interval_of_one_value_has_no_width() -> None:
 def test_a_matrix_that_is_not_square_is_refused_with_its_shape(wrong: list) -> None:
     with pytest.raises(ValueError, match="square and not empty; given shape"):
         metrics.average_accuracy(wrong)
+
+
+# Three test sets, of which the second is met in row 1 and the third never; rows are evaluations.
+RECURRING = [[0.6, 0.0, 0.1], [0.4, 0.5, 0.2], [0.8, 0.3, 0.0], [0.7, 0.4, 0.0]]
+MET = [0, 1, 4]
+
+
+def test_metrics_of_recurring_streams_go_by_the_row_in_which_a_test_set_is_met() -> None:
+    assert metrics.average_accuracy(RECURRING, MET) == pytest.approx((0.7 + 0.4 + 0.0) / 3)
+    # Rows: 0.6; (0.4 + 0.5) / 2; (0.8 + 0.3) / 2; (0.7 + 0.4) / 2.
+    anytime = (0.6 + 0.45 + 0.55 + 0.55) / 4
+    assert metrics.average_anytime_accuracy(RECURRING, MET) == pytest.approx(anytime)
+    assert metrics.forgetting(RECURRING, MET) == pytest.approx((0.1 + 0.1) / 2)
+    assert metrics.backward_transfer(RECURRING, MET) == pytest.approx((0.1 - 0.1) / 2)
+    assert metrics.plasticity(RECURRING, MET) == pytest.approx((0.6 + 0.5) / 2)
+    # Of test set 1 alone: row 0 minus the initial score.
+    assert metrics.forward_transfer(RECURRING, [0.1, 0.2, 0.3], MET) == pytest.approx(-0.2)
+
+
+@settings(deadline=None)
+@given(arrays(float, (4, 4), elements=st.floats(0, 1)))
+def test_without_more_being_said_test_set_j_is_met_in_row_j(matrix) -> None:
+    assert metrics.summary(matrix, matrix[0]) == metrics.summary(matrix, matrix[0], range(4))
+
+
+def test_a_matrix_that_is_not_square_needs_to_be_told_what_is_met_when() -> None:
+    with pytest.raises(ValueError, match=r"square and not empty; given shape \(4, 3\)"):
+        metrics.summary(RECURRING, [0, 0, 0])
+    with pytest.raises(ValueError, match="3 test sets need as many rows of `met`; given: 2"):
+        metrics.summary(RECURRING, [0, 0, 0], [0, 1])
+
+
+def test_curves_of_recurring_streams_count_from_when_a_test_set_is_met() -> None:
+    curve = [[0.9, 0.1], [0.5, 0.2], [0.6, 0.7], [0.6, 0.5]]
+    points = [{"experience": k, "step": 1, "scores": s} for k, s in enumerate(curve)]
+    found = metrics.curve_summary(points, since=[0, 2])
+    assert set(found) == {
+        f"windowed_{w}_{n}" for w in ("forgetting", "plasticity") for n in (10, 100)
+    }
+    assert found["windowed_forgetting_10"] == pytest.approx((0.4 + 0.2) / 2)
+    assert found["windowed_plasticity_10"] == pytest.approx((0.1 + 0.0) / 2)

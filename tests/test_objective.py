@@ -112,3 +112,22 @@ def test_squared_norms_are_of_the_outputs_that_count(task_known: bool, expected:
 def test_a_head_that_has_grown_in_part_has_the_norms_of_its_rows() -> None:
     batch = {"task": BATCH["task"]}
     assert objective(True).squared_norms(LOGITS[:, :3], batch).tolist() == [5, 1, 16]
+
+
+def test_examples_without_a_label_have_no_loss_and_the_mean_is_over_the_others() -> None:
+    objective = Classification([(0, 1)], 2, semi_labelled=True)
+    outputs = torch.tensor([[0.0, 0.0], [5.0, -5.0], [0.0, math.log(3)]], requires_grad=True)
+    batch = {"y": torch.tensor([0, -100, 1])}
+    losses = objective.losses(outputs, batch)
+    assert losses.tolist() == pytest.approx([math.log(2), 0.0, math.log(4 / 3)])
+    loss = objective.loss(outputs, batch)
+    assert float(loss.detach()) == pytest.approx((math.log(2) + math.log(4 / 3)) / 2)
+    assert int(objective.weight(batch)) == 2
+    (gradient,) = torch.autograd.grad(loss, outputs)
+    assert gradient[1].tolist() == [0.0, 0.0]
+    assert gradient[0].tolist() == pytest.approx([-0.25, 0.25])
+    none = {"y": torch.tensor([-100, -100, -100])}
+    assert float(objective.loss(outputs, none).detach()) == 0.0
+    labelled = {"y": torch.tensor([0, 1, 1])}
+    plain = Classification([(0, 1)], 2)
+    assert torch.allclose(objective.loss(outputs, labelled), plain.loss(outputs, labelled))

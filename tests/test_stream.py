@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from holdfast import streams
-from holdfast.data import Table
-from holdfast.errors import DataError
-from holdfast.stream import Experience, Stream
+from holdfast.data import UNLABELLED, Table, View
+from holdfast.errors import DataError, UsageError
+from holdfast.stream import Experience, Experiences, Stream, spread
 
 
 def table(*labels: int, x: torch.Tensor | None = None) -> Table:
@@ -110,3 +110,72 @@ def test_large_but_finite_inputs_are_accepted() -> None:
     part = replace(stream[0], train=large)
     assert not large["x"].sum().isfinite()
     assert replace(stream, experiences=[part, *stream.experiences[1:]]).validated()
+
+
+def lazily(count: int, made: list[int]) -> Stream:
+    def make(index: int) -> Experience:
+        made.append(index)
+        return Experience(index, table(index % 4), table(index % 4), (index % 4,))
+
+    return Stream("long", Experiences(count, make), "class", 4, (2,))
+
+
+def test_experiences_are_made_when_they_are_asked_for() -> None:
+    made: list[int] = []
+    long = lazily(1000, made)
+    assert len(long) == 1000
+    assert made == []
+    assert long[-1].index == 999
+    assert [e.index for e in long.experiences[3:6]] == [3, 4, 5]
+    assert made == [999, 3, 4, 5]
+    with pytest.raises(IndexError):
+        long[1000]
+
+
+def test_seen_classes_are_found_by_going_through_the_stream_once() -> None:
+    made: list[int] = []
+    long = lazily(1000, made)
+    assert long.seen_until(998) == (0, 1, 2, 3)
+    assert len(made) == 1000
+    assert [long.seen_until(index) for index in (-1, 0, 2)] == [(), (0,), (0, 1, 2)]
+    assert long.seen_until(5000) == (0, 1, 2, 3)
+    assert len(made) == 1000
+
+
+def test_evaluations_are_spread_evenly_and_end_with_the_last_experience() -> None:
+    assert spread(1000, 3) == (332, 665, 999)
+    assert spread(5, None) == spread(5, 5) == ()
+    with pytest.raises(UsageError, match="evaluations must be at least 1; given: 0"):
+        spread(5, 0)
+    scheduled = replace(stream((0, 1), (2, 3)), evaluations=(1,))
+    assert [scheduled.validated().evaluated(index) for index in range(2)] == [False, True]
+    for wrong in ((0,), (1, 0), (0, 0, 1), (2,)):
+        with pytest.raises(DataError, match="in ascending order, 1 the last"):
+            replace(stream((0, 1), (2, 3)), evaluations=wrong).validated()
+
+
+def test_one_bad_row_of_a_shared_table_is_told_where_it_is_drawn_and_not_elsewhere() -> None:
+    x = torch.zeros(6, 2)
+    x[4, 0] = float("nan")
+    whole = table(0, 1, 0, 1, 0, 1, x=x)
+
+    def drawing(*rows: int) -> Stream:
+        return with_training(View(whole, torch.tensor(rows)))
+
+    assert drawing(0, 1, 2).validated()
+    with pytest.raises(DataError, match="first in row 1, 1 rows in all"):
+        drawing(0, 4, 1).validated()
+
+
+def test_labels_may_lack_only_where_the_stream_says_so() -> None:
+    partly = with_training(table(0, UNLABELLED, 1))
+    with pytest.raises(DataError, match=r"lie in -100\.\.1"):
+        partly.validated()
+    said = replace(partly, semi_labelled=True)
+    assert said.validated()
+    only = said.labelled_only()
+    assert not only.semi_labelled
+    assert only[0].train["y"].tolist() == [0, 1]
+    none = replace(with_training(table(UNLABELLED)), semi_labelled=True)
+    with pytest.raises(DataError, match="Experience 0 of 'made' has no example with a label"):
+        none.validated().labelled_only()

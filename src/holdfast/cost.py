@@ -13,6 +13,9 @@ from torch import nn
 
 Result = TypeVar("Result")
 
+EVERY = 16
+"""Up to this experience, operations are counted in each; after it, in ever fewer."""
+
 
 class Meter:
     """Measures a learner at work.
@@ -22,8 +25,10 @@ class Meter:
     each count standing for the steps until the next, because counting every step would slow them;
     what happens outside steps (`begin`, `end`, `fit`) is counted in full. Operations that PyTorch's
     counter has no formula for (everything but matrix products, convolutions and attention) are
-    taken as free. Counting makes small operations several times slower: where experiences are short
-    and many, `counting` can be switched off, and operations are then not told.
+    taken as free. Counting makes small operations several times slower, so that of a long stream
+    only experiences 0 to 16, 32, 64, 128, ... are counted; in the others a step, and each kind of
+    work outside steps, is charged what the latest one counted took. `counting` can be switched off,
+    and operations are then not told.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -33,6 +38,8 @@ class Meter:
         self.steps = 0
         self.flops_per_step = 0
         self.counting = True
+        self.exact = True  # whether the experience at hand is one that is counted
+        self.known: dict[str, int] = {}  # operations of each kind of work, as counted last
         self._since: float | None = None
 
     def start(self) -> None:
@@ -52,10 +59,14 @@ class Meter:
             self.seconds += time.perf_counter() - self._since
             self._since = None
 
+    def begin(self, experience: int) -> None:
+        """Be told which experience is at hand."""
+        self.exact = experience <= EVERY or experience & (experience - 1) == 0
+
     def step(self, index: int, update: Callable[[], Result]) -> Result:
         """Run the training step `index` (of its experience) and charge its operations."""
         self.steps += 1
-        if self.counting and index & (index - 1) == 0:
+        if self.counting and self.exact and index & (index - 1) == 0:
             before = self.flops
             result = self.counted(update)
             self.flops_per_step = self.flops - before
@@ -63,15 +74,26 @@ class Meter:
         self.flops += self.flops_per_step
         return update()
 
-    def counted(self, work: Callable[[], Result]) -> Result:
-        """Run `work` and add all its operations."""
+    def counted(self, work: Callable[[], Result], kind: str = "") -> Result:
+        """Run `work` and add all its operations.
+
+        Args:
+            work: What to run.
+            kind: Of work that every experience brings, and that need not be counted in each.
+        """
         if not self.counting:
+            return work()
+        if not self.exact and kind in self.known:
+            self.flops += self.known[kind]
             return work()
         from torch.utils.flop_counter import FlopCounterMode
 
         with FlopCounterMode(display=False) as counter:
             result = work()
-        self.flops += counter.get_total_flops()
+        counted = counter.get_total_flops()
+        self.flops += counted
+        if kind:
+            self.known[kind] = counted
         return result
 
     def state_dict(self) -> dict[str, Any]:
@@ -80,6 +102,7 @@ class Meter:
             "flops": self.flops,
             "steps": self.steps,
             "flops_per_step": self.flops_per_step,
+            "known": dict(self.known),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

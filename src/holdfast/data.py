@@ -3,6 +3,7 @@
 A batch is a dictionary of tensors whose first dimension is the example. A `Table` is a batch too
 large to be one: columns in memory, indexable by a tensor of row numbers, on any device. Drawing a
 batch is one `index_select` per column: there are no worker processes and no Python per example.
+A `View` is some rows of a table, and takes no room but that of their numbers.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ Batch = dict[str, Tensor]
 
 PADDING = {"labels": -100}
 """What fills up shorter rows of a column of tokens; all others are filled with 0."""
+
+UNLABELLED = -100
+"""The label `y` of an example that has none."""
 
 SEQUENCES: tuple[str, ...] = ("input_ids", "attention_mask", "position_ids", "labels")
 """Columns of tokens."""
@@ -151,6 +155,11 @@ class Table:
         """Bytes held by all columns."""
         return sum(column.nbytes for column in self.columns.values())
 
+    @property
+    def whole(self) -> Table:
+        """The table whose rows these are: itself, unless it is a view."""
+        return self
+
     def take(self, rows: Tensor | slice) -> Table:
         """The table of the given rows."""
         return Table(self[rows])
@@ -189,6 +198,9 @@ class Table:
         """All rows of `tables`, one table after another; columns not in all of them are dropped."""
         if len(tables) == 1:
             return tables[0]
+        views = [table for table in tables if type(table) is View and not table.own]
+        if len(views) == len(tables) and len({id(view.whole) for view in views}) == 1:
+            return View(views[0].whole, torch.cat([view.rows for view in views]))
         shared = [name for name in tables[0].columns if all(name in table for table in tables)]
         first = {name: tables[0][name] for name in shared}
         return Table(concat(first, *(table.columns for table in tables[1:])))
@@ -228,8 +240,110 @@ class Table:
         return Table(columns)
 
 
+class View(Table):
+    """Some rows of another table, copied when they are drawn and not before.
+
+    Many views of one table take no room but that of their row numbers, and of these only while
+    they are looked at, if they are told by a function.
+
+    Args:
+        table: Whose rows they are.
+        rows: Their numbers, on the table's device, in any order and as often as wished; or how to
+            find them, asked for once.
+        length: How many; needed where `rows` is a function.
+        own: Columns beside the table's, or in place of them, one entry for each of `rows`.
+
+    Example:
+        >>> table = Table({"x": torch.arange(4) * 10, "y": torch.tensor([0, 1, 0, 1])})
+        >>> view = View(table, torch.tensor([3, 3, 0]))
+        >>> view["x"].tolist(), view[torch.tensor([2])]["x"].tolist()
+        ([30, 30, 0], [0])
+        >>> view.with_columns(task=torch.tensor([5, 6, 7])).take(slice(1, 3))["task"].tolist()
+        [6, 7]
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        rows: Tensor | Callable[[], Tensor],
+        length: int | None = None,
+        own: Batch | None = None,
+    ) -> None:
+        self._whole, self._rows, self.own = table, rows, own or {}
+        if length is None:
+            assert isinstance(rows, Tensor), "a view whose rows are found later is told its length"
+            length = len(rows)
+        wrong = [name for name, column in self.own.items() if len(column) != length]
+        if wrong:
+            raise DataError(
+                f"A view of {length} rows was given the column {wrong[0]!r} with "
+                f"{len(self.own[wrong[0]])} entries."
+            )
+        self._length = length
+
+    @property
+    def rows(self) -> Tensor:
+        """The numbers of its rows in the table."""
+        if not isinstance(self._rows, Tensor):
+            self._rows = self._rows()
+        return self._rows
+
+    @property
+    def whole(self) -> Table:
+        return self._whole
+
+    @property
+    def columns(self) -> Batch:  # type: ignore[override]
+        """A copy of everything: what draws batches need not ask for it."""
+        return self._drawn(self.rows) | self.own
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, str):
+            return self.own[key] if key in self.own else self._whole[key][self.rows]
+        if isinstance(key, slice):
+            own = {name: column[key] for name, column in self.own.items()}
+            return self._drawn(self.rows[key]) | own
+        own = {name: column.index_select(0, key) for name, column in self.own.items()}
+        return self._drawn(self.rows.index_select(0, key)) | own
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.own or name in self._whole
+
+    def __repr__(self) -> str:
+        return f"View({len(self)} rows of {self._whole!r})"
+
+    @property
+    def device(self) -> torch.device:
+        return self._whole.device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that all columns would hold."""
+        rows = len(self._whole)
+        shared = [c.nbytes for n, c in self._whole.columns.items() if n not in self.own]
+        return sum(shared) // max(rows, 1) * len(self) + sum(c.nbytes for c in self.own.values())
+
+    def take(self, rows: Tensor | slice) -> View:
+        own = {name: column[rows] for name, column in self.own.items()}
+        return View(self._whole, self.rows[rows], own=own)
+
+    def with_columns(self, **columns: Tensor) -> View:
+        return View(self._whole, self._rows, self._length, self.own | columns)
+
+    def to(self, device: torch.device | str) -> Table:
+        """Itself where the table is there already; elsewhere a table of its rows alone."""
+        return self if torch.device(device) == self.device else super().to(device)
+
+    def _drawn(self, rows: Tensor) -> Batch:
+        held = self._whole.columns
+        return {n: c.index_select(0, rows) for n, c in held.items() if n not in self.own}
+
+
 class Batches:
-    """Shuffled minibatches of a table, epoch after epoch.
+    """Minibatches of a table, epoch after epoch: shuffled, or as its rows stand.
 
     Its whole position is `epoch`, `position` and `order`, so that training can stop at any step
     and go on exactly there.
@@ -240,6 +354,7 @@ class Batches:
         epochs: Passes over the table.
         generator: Draws one permutation an epoch, on the table's device.
         rows: From an epoch to the rows that it goes through; None, or an answer of None: all.
+        ordered: Whether every epoch goes through the rows as they stand.
     """
 
     def __init__(
@@ -249,9 +364,10 @@ class Batches:
         epochs: int,
         generator: torch.Generator,
         rows: Callable[[int], Tensor | None] | None = None,
+        ordered: bool = False,
     ) -> None:
         self.table, self.batch_size, self.epochs = table, batch_size, epochs
-        self.generator, self.rows = generator, rows
+        self.generator, self.rows, self.ordered = generator, rows, ordered
         self.epoch, self.position = 0, 0
         self.order: Tensor | None = None
         self._widths: list[dict[str, int]] | None = None
@@ -311,9 +427,12 @@ class Batches:
         return len(self.table) if chosen is None else len(chosen)
 
     def _drawn(self) -> Tensor:
-        """The rows of the epoch at hand, in a new order."""
+        """The rows of the epoch at hand, in a new order or as they stand."""
         chosen = self._chosen(self.epoch)
         count = len(self.table) if chosen is None else len(chosen)
+        if self.ordered:
+            device = self.generator.device
+            return torch.arange(count, device=device) if chosen is None else chosen.sort().values
         order = torch.randperm(count, generator=self.generator, device=self.generator.device)
         return order if chosen is None else chosen.to(order.device)[order]
 

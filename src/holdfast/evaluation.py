@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -34,6 +35,10 @@ class Record:
         curve: Continual evaluation: `{"experience", "step", "scores"}` in order.
         cost: `seconds`, `flops`, `steps`, `peak_memory_bytes`, `method_bytes`.
         notes: What methods wrote down, with `experience` and `step`.
+        tests: Names of the test sets, where they are not those of the experiences.
+        since: The first experience that brings what each test set tests, where that is not the
+            experience of the same number.
+        after: The experience after which each row was measured, where that was not after each.
     """
 
     scenario: str = ""
@@ -46,6 +51,32 @@ class Record:
     curve: list[dict[str, Any]] = field(default_factory=list)
     cost: dict[str, float] = field(default_factory=dict)
     notes: list[dict[str, Any]] = field(default_factory=list)
+    tests: list[str] = field(default_factory=list)
+    since: list[int] = field(default_factory=list)
+    after: list[int] = field(default_factory=list)
+
+    @property
+    def experiences(self) -> int:
+        """How many there are; where they have no names, how many have been measured."""
+        return max(len(self.names), len(self.matrix))
+
+    @property
+    def measured(self) -> list[int]:
+        """The experience after which each row of the matrix was measured."""
+        return self.after or list(range(len(self.matrix)))
+
+    @property
+    def met(self) -> list[int]:
+        """The row of the matrix from which each test set has been met; past the last, if never."""
+        tests = len(self.matrix[0]) if self.matrix else 0
+        measured = self.measured
+        return [bisect_left(measured, since) for since in self.since or range(tests)]
+
+    def seen_so_far(self, row: int = -1) -> float:
+        """Mean score, in a row of the matrix, on the test sets met by then; NaN if none is."""
+        place = row % len(self.matrix)
+        seen = [s for s, met in zip(self.matrix[place], self.met, strict=True) if met <= place]
+        return sum(seen) / len(seen) if seen else float("nan")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -117,7 +148,7 @@ class TestSets:
     """All test sets of a stream as one table, scored in one pass.
 
     Args:
-        stream: Whose experiences' test sets are scored.
+        stream: Whose test sets are scored: its own, if it has any, or those of its experiences.
         subset: At most this many examples of every test set, drawn once (`None`: all).
         seed: Draws the subset.
         rows: Examples a forward pass; None: 1024, or as many as make 4096 tokens.
@@ -129,18 +160,17 @@ class TestSets:
         self, stream: Stream, subset: int | None = None, seed: int = 0, rows: int | None = None
     ) -> None:
         self.stream = stream
+        # The test set of an experience is that of its task; others have no task to be known.
+        self.column = "test_set" if stream.tests else "task"
         generator = torch.Generator().manual_seed(seed)
         tables = []
-        for experience in stream:
-            test = experience.test
+        tests = [test.table for test in stream.tests] or [e.test for e in stream]
+        for place, test in enumerate(tests):
             if subset is not None and len(test) > subset:
                 chosen = torch.randperm(len(test), generator=generator)[:subset].sort().values
                 test = test.take(chosen.to(test.device))
-            tables.append(
-                test.with_columns(
-                    task=torch.full((len(test),), experience.index, device=test.device)
-                )
-            )
+            number = torch.full((len(test),), place, device=test.device)
+            tables.append(test.with_columns(**{self.column: number}))
         self.sizes = torch.tensor([float(len(table)) for table in tables])
         self.table = Table.concat(tables)
         self.rows = rows or _rows_at_once(self.table)
@@ -159,11 +189,15 @@ class TestSets:
         with learner.serving(), undisturbed(learner.model, learner.method, device=learner.device):
             for batch in self._batches(by_batch(learner.model)):
                 outputs = learner.predict(batch)
-                plain.index_add_(0, batch["task"], objective.scores(outputs, batch))
-                task.index_add_(0, batch["task"], objective.task_scores(outputs, batch))
+                number = batch[self.column]
+                scores = objective.scores(outputs, batch)
+                plain.index_add_(0, number, scores)
+                if self.column == "task":
+                    scores = objective.task_scores(outputs, batch)
+                task.index_add_(0, number, scores)
                 for name, values in objective.measures(outputs, batch).items():
                     total = further.setdefault(name, torch.zeros_like(self.sizes))
-                    total.index_add_(0, batch["task"], values)
+                    total.index_add_(0, number, values)
         return Scores(
             (plain / self.sizes).tolist(),
             (task / self.sizes).tolist(),

@@ -131,6 +131,7 @@ class Learner:
         self._collect_hooks()
 
         self.stream: Stream | None = None
+        self._given: Stream | None = None  # the stream before anything was left out of it
         self.objective: Objective
         self.optimizer: Optimizer
         self.parameters: list[nn.Parameter] = []
@@ -161,12 +162,13 @@ class Learner:
         """
         if self.stream is None:
             self.start(stream)
-        if self.stream is not stream:
+        if self._given is not stream:
             raise UsageError("This learner has begun another stream; build a new learner.")
+        assert self.stream is not None
+        stream = self.stream
         with self.chance.mine():
             if not self.record.initial:
-                self.record.scenario = stream.scenario
-                self.record.names = [experience.name for experience in stream]
+                self._describe(stream)
                 scores = self.test_sets.score(self)
                 self.record.initial = scores.plain
                 self._measured(scores)
@@ -193,6 +195,9 @@ class Learner:
                 f"given: {self.epochs}."
             )
         self.ranks.refuse_alone(self.method)
+        self._given = stream
+        if stream.semi_labelled and not all(p.takes_unlabelled for p in self.method.parts()):
+            stream = stream.labelled_only()
         self.stream = stream
         self.objective = self._given_objective or self._objective(stream)
         self.test_sets: Scorer = stream.scorer or TestSets(stream)
@@ -204,12 +209,13 @@ class Learner:
 
     def begin(self, experience: Experience) -> None:
         """Grow, renew the optimizer, let methods prepare, and lay out the batches."""
+        self.meter.begin(experience.index)
         self.meter.start()
         self.expand(experience)
         self.renew_optimizer()
         if self.pretrained and not self.index:
             self.meter.counted(lambda: self._call("inherit"))
-        self.meter.counted(lambda: self._call("begin", experience))
+        self.meter.counted(lambda: self._call("begin", experience), "begin")
         self.step, self.enough = 0, False
         self.lay_out(experience)
 
@@ -235,7 +241,7 @@ class Learner:
         self.model.train()
         self.meter.start()
         table = self.batches.table
-        if self._fit and self.meter.counted(lambda: self._fit[0](self, table)):
+        if self._fit and self.meter.counted(lambda: self._fit[0](self, table), "fit"):
             return
         if not self.parameters:
             raise UsageError(
@@ -244,7 +250,7 @@ class Learner:
             )
         self._go_through(observers)
         while self.phase + 1 < len(self.phases) and not self.enough:
-            self.meter.counted(lambda: self._call("turn"))
+            self.meter.counted(lambda: self._call("turn"), "turn")
             self.renew_optimizer()
             self.lay_out(self.experience, self.phase + 1)
             self._go_through(observers)
@@ -329,14 +335,18 @@ class Learner:
     def end(self) -> None:
         """Let methods consolidate, then fill one row of the matrix."""
         self.check_losses()
-        self.meter.counted(lambda: self._call("end", self.experience))
+        self.meter.counted(lambda: self._call("end", self.experience), "end")
         self.meter.stop()
         self.ranks.settle(self.model)
         check_weights(self.model.parameters(), self.step, self.index, self.last_checkpoint)
-        scores = self.test_sets.score(self)
-        self.record.matrix.append(scores.plain)
-        self.record.task_matrix.append(scores.task)
-        self._measured(scores)
+        assert self.stream is not None
+        if self.stream.evaluated(self.index):
+            scores = self.test_sets.score(self)
+            self.record.matrix.append(scores.plain)
+            self.record.task_matrix.append(scores.task)
+            if self.stream.evaluations:
+                self.record.after.append(self.index)
+            self._measured(scores)
         self.record.steps.append(self.step)
         self.record.cost = {
             "seconds": self.meter.seconds,
@@ -449,6 +459,8 @@ class Learner:
         Growth is replayed from the experiences' descriptions, then all tensors are loaded.
         """
         self.start(stream)
+        assert self.stream is not None
+        stream = self.stream
         inside = state["batches"] is not None
         with self.chance.mine():
             for experience in stream.experiences[: state["index"] + inside]:
@@ -461,6 +473,7 @@ class Learner:
             self.optimizer.load_state_dict(state["optimizer"])
         self.record = Record.from_dict(state["record"])
         self.meter.load_state_dict(state["meter"])
+        self.meter.begin(state["index"])
         self.index, self.step = state["index"], state["step"]
         self.updates = state.get("updates", self.meter.steps)
         self.enough = state.get("enough", False)
@@ -518,6 +531,7 @@ class Learner:
         table = experience.train
         for part in parts:
             table = part.select(self, table)
+        ordered = experience.ordered and table is experience.train
         table = table.to(self.device)
         epochs = self.epochs if experience.epochs is None else experience.epochs
         asked = self.phases[phase].epochs
@@ -525,7 +539,7 @@ class Learner:
             epochs = asked
         rows = partial(self._rows[0], self, table) if self._rows else None
         rows_a_batch = self.phases[phase].batch_size or self.batch_size
-        self.batches = Batches(table, rows_a_batch, epochs, self.generator, rows)
+        self.batches = Batches(table, rows_a_batch, epochs, self.generator, rows, ordered)
 
     def renew_optimizer(self) -> None:
         """A fresh optimizer, or the old one's state carried over to parameters that have grown."""
@@ -589,7 +603,18 @@ class Learner:
             [experience.classes for experience in stream],
             stream.classes,
             task_known=stream.scenario == "task",
+            semi_labelled=stream.semi_labelled,
         )
+
+    def _describe(self, stream: Stream) -> None:
+        """Write down what is going to be scored, and when."""
+        self.record.scenario = stream.scenario
+        self.record.names = [experience.name for experience in stream]
+        if stream.tests:
+            self.record.tests = [test.name for test in stream.tests]
+            self.record.since = [test.since for test in stream.tests]
+        elif stream.evaluations:
+            self.record.since = list(range(len(stream)))
 
     def _measured(self, scores: Scores) -> None:
         for name, row in scores.measures.items():

@@ -172,6 +172,9 @@ class Method(Remembers):
     chooses_weights: ClassVar[bool] = False
     """Whether it decides which of the model's own weights are trained, which adapters freeze."""
 
+    takes_unlabelled: ClassVar[bool] = False
+    """Whether it is shown a stream's examples without labels too, whose `y` is -100."""
+
     def __init__(self) -> None:  # without it a method's signature would be nn.Module's *args
         super().__init__()
 

@@ -3,55 +3,59 @@
 `matrix[i, j]` is the score on test set j after experience i, both from 0; T experiences give a
 T x T matrix. Scores are fractions, larger is better. Test sets weigh equally. Curves are the
 matrices of continual evaluation: `curve[n, j]` is the score on test set j at evaluation n.
+
+Where test sets are not those of the experiences, or are not scored after each, `met[j]` says from
+which row on test set j has been met (`Record.met`): what is asked of test set j after experience j
+is then asked of it in row `met[j]`, and test sets never met count as not known.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike, NDArray
 
 Matrix = Float[NDArray[np.float64], "after on"]
+Met = Sequence[int] | None
+"""The row from which each test set has been met; None: row j for test set j."""
 
 
-def average_accuracy(matrix: ArrayLike) -> float:
+def average_accuracy(matrix: ArrayLike, met: Met = None) -> float:
     """Mean score over all test sets after the last experience ("final average")."""
-    return float(_matrix(matrix)[-1].mean())
+    return float(_matrix(matrix, met)[0][-1].mean())
 
 
-def average_anytime_accuracy(matrix: ArrayLike) -> float:
+def average_anytime_accuracy(matrix: ArrayLike, met: Met = None) -> float:
     """Mean, over experiences i, of the mean score on test sets 0..i ("incremental average")."""
-    r = _matrix(matrix)
-    return float(np.mean([r[i, : i + 1].mean() for i in range(len(r))]))
+    r, first = _matrix(matrix, met)
+    return _mean([r[i, first <= i].mean() for i in range(len(r)) if (first <= i).any()])
 
 
-def forgetting(matrix: ArrayLike) -> float:
+def forgetting(matrix: ArrayLike, met: Met = None) -> float:
     """Mean, over test sets but the last, of the best earlier score minus the final one.
 
     Source: Chaudhry et al., "Riemannian walk for incremental learning" (2018). Zero for a single
     experience.
     """
-    r = _matrix(matrix)
-    if len(r) == 1:
-        return 0.0
-    return float(np.mean([r[j:-1, j].max() - r[-1, j] for j in range(len(r) - 1)]))
+    r, first = _matrix(matrix, met)
+    earlier = np.flatnonzero(first < len(r) - 1)
+    return _mean([r[first[j] : -1, j].max() - r[-1, j] for j in earlier])
 
 
-def backward_transfer(matrix: ArrayLike) -> float:
+def backward_transfer(matrix: ArrayLike, met: Met = None) -> float:
     """Mean, over test sets but the last, of the final score minus the score just after learning.
 
     Source: Lopez-Paz and Ranzato, "Gradient episodic memory" (2017). Zero for one experience.
     """
-    r = _matrix(matrix)
-    if len(r) == 1:
-        return 0.0
-    return float(np.mean([r[-1, j] - r[j, j] for j in range(len(r) - 1)]))
+    r, first = _matrix(matrix, met)
+    earlier = np.flatnonzero(first < len(r) - 1)
+    return _mean([r[-1, j] - r[first[j], j] for j in earlier])
 
 
-def forward_transfer(matrix: ArrayLike, initial: ArrayLike) -> float:
+def forward_transfer(matrix: ArrayLike, initial: ArrayLike, met: Met = None) -> float:
     """Mean, over test sets but the first, of the score before learning minus that of no training.
 
     Args:
@@ -59,15 +63,15 @@ def forward_transfer(matrix: ArrayLike, initial: ArrayLike) -> float:
 
     Source: Lopez-Paz and Ranzato (2017). Zero for one experience.
     """
-    r, b = _matrix(matrix), np.asarray(initial, dtype=float)
-    if len(r) == 1:
-        return 0.0
-    return float(np.mean([r[j - 1, j] - b[j] for j in range(1, len(r))]))
+    (r, first), b = _matrix(matrix, met), np.asarray(initial, dtype=float)
+    later = np.flatnonzero((first > 0) & (first < len(r)))
+    return _mean([r[first[j] - 1, j] - b[j] for j in later])
 
 
-def plasticity(matrix: ArrayLike) -> float:
+def plasticity(matrix: ArrayLike, met: Met = None) -> float:
     """Mean score on each test set just after its experience: how well new things are learned."""
-    return float(np.diag(_matrix(matrix)).mean())
+    r, first = _matrix(matrix, met)
+    return _mean([r[first[j], j] for j in np.flatnonzero(first < len(r))])
 
 
 def intransigence(matrix: ArrayLike, reference: ArrayLike) -> float:
@@ -78,7 +82,8 @@ def intransigence(matrix: ArrayLike, reference: ArrayLike) -> float:
 
     Source: Chaudhry et al. (2018), averaged over experiences.
     """
-    return float((np.diag(_matrix(reference)) - np.diag(_matrix(matrix))).mean())
+    theirs, ours = _matrix(reference, None)[0], _matrix(matrix, None)[0]
+    return float((np.diag(theirs) - np.diag(ours)).mean())
 
 
 class WorstCase(NamedTuple):
@@ -139,15 +144,23 @@ def _largest_change(curve: NDArray[np.float64], window: int) -> float:
     return float(best.mean())
 
 
-def begun(curve: ArrayLike, experiences: Sequence[int]) -> NDArray[np.float64]:
+def begun(
+    curve: ArrayLike, experiences: Sequence[int], since: Sequence[int] = ()
+) -> NDArray[np.float64]:
     """A curve with NaN for test sets whose experience had not begun when it was evaluated.
+
+    Args:
+        curve: Evaluations by test sets.
+        experiences: The experience in which each evaluation was made, ascending from 0.
+        since: The experience of each test set; none given: that of the same number.
 
     Example:
         >>> begun([[0.9, 0.1], [0.8, 0.7]], [0, 1]).tolist()
         [[0.9, nan], [0.8, 0.7]]
     """
     a, during = np.array(curve, dtype=float), np.asarray(experiences)
-    a[during[:, None] < np.arange(a.shape[1])] = np.nan
+    first = np.asarray(since) if len(since) else np.arange(a.shape[1])
+    a[during[:, None] < first] = np.nan
     return a
 
 
@@ -282,29 +295,39 @@ def error_decomposition(
     )
 
 
-def summary(matrix: ArrayLike, initial: ArrayLike) -> dict[str, float]:
+def summary(matrix: ArrayLike, initial: ArrayLike, met: Met = None) -> dict[str, float]:
     """All metrics that need nothing but one run's matrix."""
     return {
-        "average_accuracy": average_accuracy(matrix),
-        "average_anytime_accuracy": average_anytime_accuracy(matrix),
-        "forgetting": forgetting(matrix),
-        "backward_transfer": backward_transfer(matrix),
-        "forward_transfer": forward_transfer(matrix, initial),
-        "plasticity": plasticity(matrix),
+        "average_accuracy": average_accuracy(matrix, met),
+        "average_anytime_accuracy": average_anytime_accuracy(matrix, met),
+        "forgetting": forgetting(matrix, met),
+        "backward_transfer": backward_transfer(matrix, met),
+        "forward_transfer": forward_transfer(matrix, initial, met),
+        "plasticity": plasticity(matrix, met),
     }
 
 
-def curve_summary(curve: Sequence[Mapping[str, object]]) -> dict[str, float]:
-    """The metrics of continual evaluation from a record's `curve`; empty for an empty curve."""
+def curve_summary(
+    curve: Sequence[Mapping[str, object]], since: Sequence[int] = ()
+) -> dict[str, float]:
+    """The metrics of continual evaluation from a record's `curve`; empty for an empty curve.
+
+    Args:
+        curve: Of the record.
+        since: Of the record, where test sets are not those of the experiences: min-ACC and WC-ACC,
+            which ask for a newest test set in each experience, are then not defined.
+    """
     if not curve:
         return {}
     scores = np.array([point["scores"] for point in curve], dtype=float)
     during = [int(str(point["experience"])) for point in curve]
-    lowest, worst = worst_case(scores, during)
-    scores = begun(scores, during)
+    worst: dict[str, float] = {}
+    if not len(since):
+        lowest, least = worst_case(scores, during)
+        worst = {"min_accuracy": lowest, "worst_case_accuracy": least}
+    scores = begun(scores, during, since)
     return {
-        "min_accuracy": lowest,
-        "worst_case_accuracy": worst,
+        **worst,
         "windowed_forgetting_10": windowed_forgetting(scores, 10),
         "windowed_forgetting_100": windowed_forgetting(scores, 100),
         "windowed_plasticity_10": windowed_plasticity(scores, 10),
@@ -322,8 +345,17 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return float(v.mean()), float(t.ppf(0.975, len(v) - 1) * v.std(ddof=1) / np.sqrt(len(v)))
 
 
-def _matrix(matrix: ArrayLike) -> Matrix:
+def _matrix(matrix: ArrayLike, met: Met) -> tuple[Matrix, NDArray[np.int64]]:
+    """The matrix, and the row from which each of its test sets has been met."""
     r = np.asarray(matrix, dtype=float)
-    if r.ndim != 2 or r.shape[0] != r.shape[1] or not len(r):
+    square = met is not None or r.ndim != 2 or r.shape[0] == r.shape[1]
+    if r.ndim != 2 or not r.size or not square:
         raise ValueError(f"A score matrix must be square and not empty; given shape {r.shape}.")
-    return r
+    first = np.arange(r.shape[1]) if met is None else np.asarray(met, dtype=np.int64)
+    if first.shape != (r.shape[1],):
+        raise ValueError(f"{r.shape[1]} test sets need as many rows of `met`; given: {len(first)}.")
+    return r, first
+
+
+def _mean(values: Sequence[Any]) -> float:
+    return float(np.mean(values)) if len(values) else 0.0

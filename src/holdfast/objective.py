@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from holdfast.data import Batch, size
+from holdfast.data import UNLABELLED, Batch, size
 from holdfast.errors import UsageError
 
 
@@ -89,12 +89,18 @@ class Classification(Objective):
         classes: Number of classes in all.
         task_known: Whether the task restricts the logits in training and in `scores`. `task_scores`
             are restricted in any case.
+        semi_labelled: Whether the `y` of some examples is -100: they have no label, their loss is
+            0, and the mean is over the others (0 where there are none).
     """
 
     def __init__(
-        self, task_classes: Sequence[Sequence[int]], classes: int, task_known: bool = False
+        self,
+        task_classes: Sequence[Sequence[int]],
+        classes: int,
+        task_known: bool = False,
+        semi_labelled: bool = False,
     ) -> None:
-        self.task_known = task_known
+        self.task_known, self.semi_labelled = task_known, semi_labelled
         self.foreign = torch.ones(len(task_classes), classes, dtype=torch.bool)
         for task, members in enumerate(task_classes):
             self.foreign[task, list(members)] = False
@@ -108,12 +114,20 @@ class Classification(Objective):
     ) -> Float[Tensor, " examples"]:
         if self.task_known:
             outputs = self.within_task(outputs, batch["task"])
-        return F.cross_entropy(outputs, batch["y"], reduction="none")
+        return F.cross_entropy(outputs, batch["y"], ignore_index=UNLABELLED, reduction="none")
 
     def loss(self, outputs: Float[Tensor, "examples classes"], batch: Batch) -> Float[Tensor, ""]:
         if self.task_known:
             outputs = self.within_task(outputs, batch["task"])
+        if self.semi_labelled:
+            total = F.cross_entropy(outputs, batch["y"], ignore_index=UNLABELLED, reduction="sum")
+            return total / self.weight(batch)
         return F.cross_entropy(outputs, batch["y"])
+
+    def weight(self, batch: Batch) -> Tensor | int:
+        if self.semi_labelled:
+            return (batch["y"] != UNLABELLED).sum().clamp(min=1)
+        return size(batch)
 
     def scores(
         self, outputs: Float[Tensor, "examples classes"], batch: Batch

@@ -31,6 +31,9 @@ SCHEMA = 1
 FORMAT = 1
 """Of results as JSON; likewise."""
 
+NEWER = ("tests", "since", "after")
+"""What results written before there were such do not hold."""
+
 _APPLICATION = 0x686F6C64  # "hold": tells our files from other SQLite databases
 
 _TABLES = """
@@ -107,11 +110,12 @@ class Result:
         is known.
         """
         record = self.record
-        known = {"task_average_accuracy": average_accuracy(record.task_matrix)}
+        met = record.met if record.since else None
+        known = {"task_average_accuracy": average_accuracy(record.task_matrix, met)}
         return {
-            **summary(record.matrix, record.initial),
-            **(known if record.scenario == "class" else {}),
-            **curve_summary(record.curve),
+            **summary(record.matrix, record.initial, met),
+            **(known if record.scenario == "class" and not record.tests else {}),
+            **curve_summary(record.curve, record.since if record.tests else ()),
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -137,7 +141,7 @@ class Result:
             stream=stream,
             method=state["method"],
             seed=state["seed"],
-            record=Record(**{name: state[name] for name in names}),
+            record=Record(**{n: state[n] for n in names if n in state or n not in NEWER}),
             config=state["config"],
             environment=state["environment"],
         )

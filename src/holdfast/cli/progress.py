@@ -72,8 +72,10 @@ class RunProgress(Observer):
 
     def on_experience(self, learner: Learner) -> None:
         assert learner.stream is not None
-        seen = learner.record.matrix[-1][: learner.index]
-        accuracy = f"{100 * sum(seen) / len(seen):.1f} %"
+        if not learner.stream.evaluated(learner.index - 1):
+            self.bars.update(self.task, completed=progress(learner))
+            return
+        accuracy = f"{100 * learner.record.seen_so_far():.1f} %"
         self.bars.update(self.task, completed=progress(learner), note=f"accuracy {accuracy}")
         if not self.console.is_terminal:
             print(

@@ -58,7 +58,7 @@ class Comparison:
     @property
     def experiences(self) -> int:
         """Number of experiences of the longest run."""
-        return max(len(run.record.matrix) for arm in self.arms for run in arm.runs)
+        return max(run.record.experiences for arm in self.arms for run in arm.runs)
 
 
 def comparisons(results: Sequence[Result]) -> list[Comparison]:

@@ -43,7 +43,7 @@ def stability(arm: Arm, experiences: int) -> Figure | None:
     from plotly.graph_objects import Figure, Scatter
 
     when, scores = _common_curve(arm)
-    if not when:
+    if not when or arm.runs[0].record.tests:  # what comes again has no experience of its own
         return None
     starts = _starts(arm)
     x = np.array([starts[experience] + step for experience, step in when])

@@ -71,7 +71,8 @@ def accuracy_over_experiences(comparison: Comparison) -> Figure:
     opacity = 0.16 if len(comparison.arms) <= COLOURS else 0.06
     for arm in comparison.arms:
         mean, half = mean_and_half(100 * _seen_so_far(arm))
-        x, style = np.arange(1, len(mean) + 1), look(arm)
+        x = np.array(arm.runs[0].record.measured[: len(mean)]) + 1
+        style = look(arm)
         figure.add_traces(band(x, mean, half, style.colour, opacity, arm))
         figure.add_trace(
             Scatter(
@@ -103,12 +104,13 @@ def matrices(arm: Arm) -> list[tuple[str, Figure]]:
     own = f"{arm.runs[0].record.scenario or 'class'}-incremental"
     plain = _mean_matrix([run.record.matrix for run in arm.runs])
     known = [run.record.task_matrix for run in arm.runs]
+    after = [place + 1 for place in arm.runs[0].record.measured[: len(plain)]]
     if not all(len(matrix) == len(plain) for matrix in known):
-        return [(own, _heatmap(plain))]
+        return [(own, _heatmap(plain, after))]
     task = _mean_matrix(known)
     if np.array_equal(plain, task, equal_nan=True):
-        return [(own, _heatmap(plain))]
-    return [(own, _heatmap(plain)), ("task-incremental", _heatmap(task))]
+        return [(own, _heatmap(plain, after))]
+    return [(own, _heatmap(plain, after)), ("task-incremental", _heatmap(task, after))]
 
 
 def accuracy_against_cost(comparison: Comparison, cost: str) -> Figure | None:
@@ -152,29 +154,38 @@ def as_json(figure: Figure) -> dict[str, Any]:
 
 
 def _seen_so_far(arm: Arm) -> NDArray[np.float64]:
-    """`[run, i]`: mean score on test sets 0..i after experience i."""
-    matrices = [np.asarray(run.record.matrix, dtype=float) for run in arm.runs]
-    common = min(len(r) for r in matrices)
-    return np.array([[r[i, : i + 1].mean() for i in range(common)] for r in matrices])
+    """`[run, row]`: mean score on the test sets met by then."""
+    records = [run.record for run in arm.runs]
+    common = min(len(record.matrix) for record in records)
+    matrices = [np.asarray(record.matrix, dtype=float) for record in records]
+    met = [np.asarray(record.met) for record in records]
+    return np.array(
+        [
+            [r[i, first <= i].mean() if (first <= i).any() else math.nan for i in range(common)]
+            for r, first in zip(matrices, met, strict=True)
+        ]
+    )
 
 
 def _mean_matrix(given: Sequence[Sequence[Sequence[float]]]) -> NDArray[np.float64]:
-    common = min(len(matrix) for matrix in given)
-    arrays = [np.asarray(matrix, dtype=float)[:common, :common] for matrix in given]
+    whole = [np.asarray(matrix, dtype=float) for matrix in given]
+    rows, tests = (min(shape) for shape in zip(*(r.shape for r in whole), strict=True))
+    arrays = [r[:rows, :tests] for r in whole]
     mean: NDArray[np.float64] = np.mean(arrays, axis=0)
     return mean
 
 
-def _heatmap(matrix: NDArray[np.float64]) -> Figure:
+def _heatmap(matrix: NDArray[np.float64], after: Sequence[int]) -> Figure:
     from plotly.graph_objects import Figure, Heatmap
 
-    percent, places = 100 * matrix, list(range(1, len(matrix) + 1))
+    percent, places = 100 * matrix, list(range(1, matrix.shape[1] + 1))
     digits = 1 if len(matrix) <= 6 else 0
-    printed = len(matrix) <= CELLS_WITH_VALUES
+    printed = max(matrix.shape) <= CELLS_WITH_VALUES
+    square = len(matrix) == len(places)
     text = [["" if math.isnan(v) else f"{v:.{digits}f}" for v in row] for row in percent]
     heat = Heatmap(
         x=places,
-        y=places,
+        y=list(after),
         z=[numbers(row) for row in percent],
         zmin=0,
         zmax=100,
@@ -189,10 +200,10 @@ def _heatmap(matrix: NDArray[np.float64]) -> Figure:
     ticks = {"dtick": 1} if printed else {"nticks": 8}
     figure.update_xaxes(title="test set", constrain="domain", showgrid=False, **ticks)
     figure.update_yaxes(
-        title="after experience", autorange="reversed", scaleanchor="x", constrain="domain",
-        showgrid=False, **ticks,
+        title="after experience", autorange="reversed", constrain="domain", showgrid=False, **ticks,
+        **({"scaleanchor": "x"} if square else {}),
     )  # fmt: skip
-    return figure.update_layout(meta={"square": True})
+    return figure.update_layout(meta={"square": square})
 
 
 def band(

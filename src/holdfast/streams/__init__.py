@@ -1,6 +1,17 @@
 """Streams by name, from a user's own files, and from data at hand in Python."""
 
 from holdfast.streams.catalogue import Entry, build, entries, entry, is_language
-from holdfast.streams.given import permuted, rotated, split
+from holdfast.streams.given import made, occurring, permuted, rotated, split
 
-__all__ = ["Entry", "build", "entries", "entry", "is_language", "permuted", "rotated", "split"]
+__all__ = [
+    "Entry",
+    "build",
+    "entries",
+    "entry",
+    "is_language",
+    "made",
+    "occurring",
+    "permuted",
+    "rotated",
+    "split",
+]

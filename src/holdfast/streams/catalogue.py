@@ -13,12 +13,17 @@ from typing import Any
 from holdfast.errors import UsageError, unknown
 from holdfast.spec import Spec, bind, parse_one
 from holdfast.stream import Stream
+from holdfast.streams.arrival import ARRIVAL
 from holdfast.streams.corruptions import CORRUPTIONS
 from holdfast.streams.language import catalogue as language
 from holdfast.streams.own import read
-from holdfast.streams.recipes import RECIPES
+from holdfast.streams.recipes import RECIPES as PLAIN
+from holdfast.streams.recurrence import RECURRENCE
 from holdfast.streams.sources import SOURCES, present
 
+RECIPES = {**PLAIN, **RECURRENCE, **ARRIVAL}
+DOMAINS = ("permuted", "rotated", "corrupted", "rehearsed", "mixed")
+"""Recipes whose experiences have all classes, unless they are told otherwise."""
 _ARGUMENTS = re.compile(r"\w+=[^?&=]*(?:&\w+=[^?&=]*)*")
 
 
@@ -54,12 +59,62 @@ STREAMS: dict[str, Named] = {
         "corrupted", "cifar10", "CIFAR-10, clean, then under fifteen corruptions.", None
     ),
     "omniglot": Named("split", "omniglot", "Omniglot's 242 characters, 22 at a time.", 11),
+    "omniglot-1000": Named(
+        "split", "omniglot-1000", "A thousand characters: Omniglot's, turned and mirrored.", 100
+    ),
+    "recurring-digits": Named(
+        "recurring", "digits", "Scikit-learn's digits, two classes at a time, again and again.", 100
+    ),
+    "recurring-mnist": Named(
+        "recurring", "mnist", "MNIST, two classes at a time, again and again.", 100
+    ),
+    "recurring-fashion-mnist": Named(
+        "recurring", "fashion-mnist", "Fashion-MNIST, two classes at a time, again and again.", 100
+    ),
+    "recurring-cifar10": Named(
+        "recurring", "cifar10", "CIFAR-10, two classes at a time, again and again.", 100
+    ),
+    "rehearsed-digits": Named(
+        "rehearsed", "digits", "Digits permuted, earlier permutations less often as time goes by."
+    ),
+    "rehearsed-mnist": Named(
+        "rehearsed", "mnist", "MNIST permuted, earlier permutations less often as time goes by."
+    ),
+    "mixed-digits": Named("mixed", "digits", "Digits permuted, all tasks in every experience."),
+    "mixed-mnist": Named("mixed", "mnist", "MNIST permuted, all tasks in every experience."),
+    "blurry-digits": Named("blurry", "digits", "Digits, class by class with blurred boundaries."),
+    "blurry-mnist": Named("blurry", "mnist", "MNIST, class by class with blurred boundaries."),
+    "blurry-cifar10": Named(
+        "blurry", "cifar10", "CIFAR-10, class by class with blurred boundaries."
+    ),
+    "gaussian-digits": Named(
+        "gaussian", "digits", "Digits whose classes come and go gradually, each seen once.", 100
+    ),
+    "gaussian-mnist": Named(
+        "gaussian", "mnist", "MNIST whose classes come and go gradually, each seen once.", 100
+    ),
+    "long-tailed-digits": Named(
+        "long-tailed", "digits", "Digits, class by class, some of them rare."
+    ),
+    "long-tailed-cifar10": Named(
+        "long-tailed", "cifar10", "CIFAR-10, class by class, some of them rare."
+    ),
+    "few-shot-omniglot": Named(
+        "few-shot", "omniglot", "Omniglot: half of the characters, then few of each.", 11
+    ),
 }
 OWN: dict[str, str] = {
     "split": "Your own data, class by class.",
     "permuted": "Your own data, their pixels or features permuted.",
     "rotated": "Your own images, turned step by step.",
     "corrupted": "Your own images, clean, then under fifteen corruptions.",
+    "recurring": "Your own data, a few classes at a time, again and again.",
+    "rehearsed": "Your own data permuted, earlier tasks less often as time goes by.",
+    "mixed": "Your own data permuted, all tasks in every experience.",
+    "blurry": "Your own data, class by class with blurred boundaries.",
+    "gaussian": "Your own data, whose classes come and go gradually.",
+    "long-tailed": "Your own data, class by class, some of them made rare.",
+    "few-shot": "Your own data: half of the classes, then few examples of each.",
 }
 """What `RECIPE:PATH` does, by recipe."""
 CORRUPTED = 1 + len(CORRUPTIONS)
@@ -283,12 +338,12 @@ def _defaults(recipe: str) -> dict[str, Any]:
 
 
 def _scenario(recipe: str) -> str:
-    return "class" if recipe == "split" else "domain"
+    return "domain" if recipe in DOMAINS else "class"
 
 
 def _refuse_bare_path(text: str) -> None:
     if text and Path(text).expanduser().exists():
         raise UsageError(
             f"{text} is a path; say what to do with it: split:{text}, permuted:{text}, "
-            f"rotated:{text} or corrupted:{text}."
+            f"rotated:{text}, recurring:{text} and more (holdfast streams)."
         )

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from holdfast.data import Table
 from holdfast.errors import DataError, UsageError
-from holdfast.stream import Stream
+from holdfast.stream import Stream, white_in
 from holdfast.streams import catalogue
 from holdfast.streams.arrays import load_arrays
 from holdfast.streams.images import ENDINGS, stack
@@ -116,7 +116,7 @@ def of_stream(stream: Stream) -> Drift:
             "at least two are needed."
         )
     first, *later = stream.experiences
-    white = stream.white or (255.0 if first.test["x"].dtype == torch.uint8 else 1.0)
+    white = white_in(first.test["x"], stream.white)
     tables = [(experience.name, experience.test["x"], experience.test["y"]) for experience in later]
     return Drift(stream.name, _numbered(tables), stream.class_names, white, first.test, first.train)
 
@@ -138,8 +138,7 @@ def own(path: Path, known: Sequence[str] = ()) -> Drift:
     shapes = {tuple(x.shape[1:]) for _, x, _ in tables}
     if len(shapes) > 1:
         raise DataError(f"The images in {path} have shapes {sorted(shapes)}; accepted: one shape.")
-    white = 255.0 if tables[0][1].dtype == torch.uint8 else 1.0
-    return Drift(str(path), _numbered(tables), tuple(known), white)
+    return Drift(str(path), _numbered(tables), tuple(known), white_in(tables[0][1]))
 
 
 Part = tuple[str, Tensor, Tensor | None]

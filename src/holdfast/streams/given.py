@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -10,9 +11,12 @@ import torch
 from torch import Tensor
 
 from holdfast.data import Table
-from holdfast.errors import DataError
+from holdfast.errors import DataError, unknown
+from holdfast.spec import Spec, bind
 from holdfast.stream import Stream
 from holdfast.streams import recipes
+from holdfast.streams.catalogue import RECIPES
+from holdfast.streams.generator import Draws, by_class
 from holdfast.streams.labels import Part, assemble, refuse_not_finite
 from holdfast.streams.recipes import First, Known, Order
 from holdfast.streams.source import Source
@@ -45,6 +49,9 @@ def split(
     order: Order = "seed",
     limit: int | None = None,
     test_limit: int | None = None,
+    labels: float = 1.0,
+    ordered: bool = False,
+    evaluations: int | None = None,
     class_names: Sequence[str] | None = None,
     name: str = "split",
 ) -> Stream:
@@ -60,6 +67,9 @@ def split(
         order: Of the classes: by `"seed"`, or `"natural"`.
         limit: Training examples an experience, classes in proportion; None: all.
         test_limit: Likewise, test examples.
+        labels: Share of each class's training examples that have a label.
+        ordered: Whether an experience's examples come as they stand, instead of shuffled.
+        evaluations: How often all test sets are scored, evenly spread; None: after each experience.
         class_names: What label 0, 1, ... is called.
         name: Of the stream.
 
@@ -75,7 +85,18 @@ def split(
     """
     source = _source(train, test, seed, class_names, name)
     return recipes.split(
-        source, name, seed, experiences, scenario, online, order, limit, test_limit
+        source,
+        name,
+        seed,
+        experiences,
+        scenario,
+        online,
+        order,
+        limit,
+        test_limit,
+        labels,
+        ordered,
+        evaluations,
     ).validated()
 
 
@@ -152,6 +173,96 @@ def rotated(
     source = _source(train, test, seed, class_names, name)
     return recipes.rotated(
         source, name, seed, experiences, step, angles, online, limit, test_limit
+    ).validated()
+
+
+def made(
+    recipe: str,
+    train: Given,
+    test: Given | None = None,
+    seed: int = 0,
+    *,
+    class_names: Sequence[str] | None = None,
+    name: str | None = None,
+    **arguments: Any,
+) -> Stream:
+    """A stream of a data set by any recipe: `recurring`, `rehearsed`, `blurry`, `long-tailed`, ...
+
+    Args:
+        recipe: As before the colon in `recurring:PATH`; `holdfast streams` lists them.
+        train: What to learn from; see `Given`.
+        test: What to test on; None: a fifth of each class of `train`, drawn by seed.
+        seed: Draws everything that is drawn.
+        class_names: What label 0, 1, ... is called.
+        name: Of the stream; None: the recipe's.
+        **arguments: Of the recipe.
+
+    Raises:
+        DataError: If the data cannot be learned from.
+        UsageError: If there is no such recipe or argument, or one is out of range.
+
+    Example:
+        >>> x, y = torch.rand(60, 4), torch.arange(60) % 6
+        >>> stream = made("recurring", (x, y), experiences=200, classes=3)
+        >>> len(stream), len(stream[150].classes), len(stream.tests)
+        (200, 3, 6)
+    """
+    if recipe not in RECIPES:
+        raise unknown("recipe", recipe, RECIPES)
+    name = name or recipe
+    bound = bind(Spec(recipe, (), arguments), partial(RECIPES[recipe], None, "", 0), "stream")
+    source = _source(train, test, seed, class_names, name)
+    return RECIPES[recipe](source, name, seed, **bound).validated()
+
+
+def occurring(
+    counts: Tensor | np.ndarray[Any, Any] | Sequence[Sequence[int]],
+    train: Given,
+    test: Given | None = None,
+    seed: int = 0,
+    *,
+    draws: Draws = "deck",
+    evaluations: int | None = None,
+    labels: float = 1.0,
+    ordered: bool = False,
+    class_names: Sequence[str] | None = None,
+    name: str = "occurring",
+) -> Stream:
+    """A stream in which class c comes with `counts[i, c]` examples in experience i.
+
+    Args:
+        counts: A row an experience, a column a class, in the sorted order of the labels.
+        train: What to learn from; see `Given`.
+        test: What to test on; None: a fifth of each class of `train`, drawn by seed.
+        seed: Draws the examples.
+        draws: `deck`: all examples of a class come once before any comes again; `fresh`: drawn
+            anew in each experience.
+        evaluations: How often everything is scored, evenly spread; None: after each experience.
+        labels: Share of each class's training examples that have a label.
+        ordered: Whether examples come in one random order, by seed, in every epoch.
+        class_names: What label 0, 1, ... is called.
+        name: Of the stream.
+
+    Raises:
+        DataError: If the data cannot be learned from.
+        UsageError: If the counts do not fit the data.
+
+    Example:
+        >>> x, y = torch.rand(60, 4), torch.arange(60) % 3
+        >>> stream = occurring([[4, 0, 2], [0, 5, 0]], (x, y))
+        >>> [len(experience.train) for experience in stream]
+        [6, 5]
+    """
+    source = _source(train, test, seed, class_names, name)
+    return by_class(
+        source,
+        torch.as_tensor(counts),
+        name,
+        seed,
+        draws=draws,
+        evaluations=evaluations,
+        labels=labels,
+        ordered=ordered,
     ).validated()
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from holdfast.data import Table
-from holdfast.errors import DataError
-from holdfast.streams.sampling import held_out
+from holdfast.data import UNLABELLED, Table
+from holdfast.errors import DataError, UsageError
+from holdfast.streams.sampling import held_out, shuffled_place
 from holdfast.streams.source import Source, scale_of
 
 Labels = np.ndarray[Any, np.dtype[Any]]
@@ -87,6 +87,30 @@ def assemble(
         class_names=tuple(names),
         scale=scale_of(train_table["x"], by_feature),
     )
+
+
+def partly_labelled(table: Table, share: float, seed: int) -> Table:
+    """The table with the labels of some examples taken away: their `y` is -100.
+
+    Args:
+        table: With a column `y`.
+        share: Of each class's examples, rounded up, that keep their label.
+        seed: Draws them.
+
+    Raises:
+        UsageError: If the share is not above 0 and at most 1.
+
+    Example:
+        >>> y = partly_labelled(Table({"y": torch.arange(20) % 2}), 0.25, seed=0)["y"]
+        >>> [int((y == label).sum()) for label in (0, 1, -100)]
+        [3, 3, 14]
+    """
+    if not 0 < share <= 1:
+        raise UsageError(f"labels must be a share above 0 and at most 1; given: {share}.")
+    y = table["y"]
+    kept = (y.bincount() * share - 1e-9).ceil()
+    place = shuffled_place(y, torch.Generator().manual_seed(seed))
+    return table.with_columns(y=torch.where(place < kept[y], y, UNLABELLED))
 
 
 def inputs(array: Any, where: str) -> Tensor:

@@ -15,9 +15,10 @@ import torch
 
 from holdfast.data import Table
 from holdfast.errors import DataError, UsageError, unknown
-from holdfast.stream import Stream, white_in
+from holdfast.stream import Stream, spread, white_in
 from holdfast.streams.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from holdfast.streams.domains import permute, pixels, rotate
+from holdfast.streams.labels import partly_labelled
 from holdfast.streams.sampling import stratified
 from holdfast.streams.source import Source, class_incremental, domain_incremental
 
@@ -38,6 +39,9 @@ def split(
     order: Order = "seed",
     limit: int | None = None,
     test_limit: int | None = None,
+    labels: float = 1.0,
+    ordered: bool = False,
+    evaluations: int | None = None,
 ) -> Stream:
     """The classes arrive in turn, as many in each experience as in the others.
 
@@ -51,13 +55,18 @@ def split(
         order: Of the classes: by `"seed"`, or `"natural"`.
         limit: Training examples an experience, drawn by seed, classes in proportion; None: all.
         test_limit: Likewise, test examples.
+        labels: Share of each class's training examples that have a label.
+        ordered: Whether an experience's examples come as the data have them, in every epoch,
+            instead of shuffled.
+        evaluations: How often all test sets are scored, evenly spread over the stream; None: after
+            each experience.
 
     Raises:
         DataError: If there is a single class.
         UsageError: If an argument is out of range.
     """
-    _one_of("scenario", scenario, get_args(Known))
-    _one_of("order", order, get_args(Order))
+    one_of("scenario", scenario, get_args(Known))
+    one_of("order", order, get_args(Order))
     if source.classes < 2:
         raise DataError(
             f"{source.name!r} has a single class ({', '.join(source.class_names)}); a split needs "
@@ -65,11 +74,15 @@ def split(
         )
     stream = class_incremental(source, experiences, seed if order == "seed" else None, name)
     parts = _limited([(e.train, e.test) for e in stream], limit, test_limit, seed)
+    if labels != 1:
+        parts = [(partly_labelled(train, labels, seed), test) for train, test in parts]
     stream = replace(
         stream,
         online=online,
+        semi_labelled=labels != 1,
+        evaluations=spread(experiences, evaluations),
         experiences=[
-            replace(experience, train=train, test=test)
+            replace(experience, train=train, test=test, ordered=ordered)
             for experience, (train, test) in zip(stream, parts, strict=True)
         ],
     )
@@ -107,8 +120,8 @@ def permuted(
     Source: Goodfellow et al., "An empirical investigation of catastrophic forgetting in
     gradient-based neural networks" (2013).
     """
-    _at_least_one("experiences", experiences)
-    _one_of("first", first, get_args(First))
+    at_least_one("experiences", experiences)
+    one_of("first", first, get_args(First))
     source = _alike(source)
     generator = torch.Generator().manual_seed(seed)
     count = pixels(source.shape)
@@ -158,8 +171,8 @@ def rotated(
     draw each angle from its part of the half circle; angles drawn from all of it are those of
     Buzzega et al., "Dark experience for general continual learning" (2020).
     """
-    _at_least_one("experiences", experiences)
-    _one_of("angles", angles, get_args(Angles))
+    at_least_one("experiences", experiences)
+    one_of("angles", angles, get_args(Angles))
     number = isinstance(step, (int, float)) and not isinstance(step, bool)
     if step is not None and not (number and math.isfinite(step)):
         raise UsageError(f"step must be a number of degrees or none; given: {step!r}.")
@@ -218,11 +231,11 @@ def corrupted(
     and perturbations" (2019); the gradual change is that of Wang et al., "Continual test-time
     domain adaptation" (2022).
     """
-    _at_least_one("rounds", rounds)
+    at_least_one("rounds", rounds)
     if experiences is not None:
-        _at_least_one("experiences", experiences, " or none")
-    _one_of("change", change, get_args(Change))
-    _one_of("order", order, get_args(Order))
+        at_least_one("experiences", experiences, " or none")
+    one_of("change", change, get_args(Change))
+    one_of("order", order, get_args(Order))
     if isinstance(severity, bool) or severity not in range(1, SEVERITIES + 1):
         raise UsageError(f"severity must be a whole number from 1 to 5; given: {severity!r}.")
     chosen = list(CORRUPTIONS) if kinds is None else list(kinds)
@@ -249,8 +262,8 @@ def corrupted(
             for level, suffix in levels:
                 if (kind, level) not in made and (experiences is None or len(parts) < experiences):
                     made[kind, level] = (
-                        _corrupted(few, kind, level, 2 * seed, white),
-                        _corrupted(clean[1], kind, level, 2 * seed + 1, white),
+                        under_corruption(few, kind, level, 2 * seed, white),
+                        under_corruption(clean[1], kind, level, 2 * seed + 1, white),
                     )
                 if (kind, level) in made:
                     parts.append((f"{kind} {level}{suffix}", made[kind, level]))
@@ -264,7 +277,7 @@ def corrupted(
     )
 
 
-def _corrupted(table: Table, kind: str, severity: int, seed: int, white: float) -> Table:
+def under_corruption(table: Table, kind: str, severity: int, seed: int, white: float) -> Table:
     """Images as bytes where white is 255, else as floats in their own unit."""
     x = table["x"]
     if x.dtype == torch.uint8 and white == 255:
@@ -286,7 +299,7 @@ def _limited(
     """At most so many examples of every part; an experience's draw depends on none after it."""
     for name, value in (("limit", limit), ("test_limit", test_limit)):
         if value is not None:
-            _at_least_one(name, value, " or none")
+            at_least_one(name, value, " or none")
     training, testing = (torch.Generator().manual_seed(seed) for _ in range(2))
     return [
         (
@@ -308,11 +321,31 @@ def _alike(source: Source) -> Source:
     return replace(source, train=train, test=test, scale=((0.0,), (1.0,)))
 
 
-def _one_of(name: str, value: Any, accepted: Sequence[str]) -> None:
+def one_of(name: str, value: Any, accepted: Sequence[str]) -> None:
+    """Raise `UsageError` for a word that is not accepted."""
     if value not in accepted:
         raise UsageError(f"{name} must be {' or '.join(accepted)}; given: {value!r}.")
 
 
-def _at_least_one(name: str, value: Any, alternative: str = "") -> None:
+def at_least_one(name: str, value: Any, alternative: str = "") -> None:
+    """Raise `UsageError` for what is not a whole number from 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise UsageError(f"{name} must be a whole number from 1{alternative}; given: {value!r}.")
+
+
+def a_share(name: str, value: float) -> None:
+    """Raise `UsageError` for what is not a share."""
+    if not 0 <= value <= 1:
+        raise UsageError(f"{name} must be a share from 0 to 1; given: {value}.")
+
+
+def tested(source: Source, limit: int | None, seed: int) -> Source:
+    """The source with at most so many test examples, of every class at least one."""
+    if limit is None:
+        return source
+    at_least_one("test_limit", limit, " or none")
+    if limit < source.classes:
+        raise UsageError(
+            f"test_limit must be at least {source.classes}, one for each class; given: {limit}."
+        )
+    return replace(source, test=stratified(source.test, limit, torch.Generator().manual_seed(seed)))

@@ -105,8 +105,8 @@ def class_incremental(
         experiences=[
             Experience(
                 index=index,
-                train=train.where(torch.isin(train["y"], part)),
-                test=test.where(torch.isin(test["y"], part)),
+                train=train.where((train["y"] >= part[0]) & (train["y"] <= part[-1])),
+                test=test.where((test["y"] >= part[0]) & (test["y"] <= part[-1])),
                 classes=tuple(part.tolist()),
                 name=", ".join(source.class_names[int(order[c])] for c in part),
             )

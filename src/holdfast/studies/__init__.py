@@ -32,6 +32,8 @@ STUDIES: dict[str, str] = {
     "migu": "holdfast.studies.migu",
     "neuron-fusion": "holdfast.studies.neuron_fusion",
     "npo": "holdfast.studies.npo",
+    "power-law-rehearsal": "holdfast.studies.power_law_rehearsal",
+    "scole": "holdfast.studies.scole",
     "stability-gap": "holdfast.studies.stability_gap",
     "trace": "holdfast.studies.trace",
     "weight-aligning": "holdfast.studies.weight_aligning",
