@@ -24,6 +24,7 @@ class Finished(Watcher):
         self.configs.append(config)
 
 
+@pytest.mark.slow
 def test_a_local_cluster_gives_the_same_bits_and_goes_on_where_a_folder_stands(
     tmp_path: Path,
 ) -> None:
@@ -40,6 +41,7 @@ def test_a_local_cluster_gives_the_same_bits_and_goes_on_where_a_folder_stands(
     assert refused.failures == []
 
 
+@pytest.mark.slow
 def test_what_a_task_cannot_do_is_kept_as_a_failure(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     domains = Config("permuted-digits(limit=40)", "er", model="mlp(width=8)", epochs=1)
