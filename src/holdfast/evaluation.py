@@ -110,7 +110,7 @@ class Scorer(Protocol):
 @contextmanager
 def undisturbed(*modules: nn.Module, device: torch.device | None = None) -> Iterator[None]:
     """Evaluation mode, no gradients; afterwards modes and random states are as before."""
-    modes = [(part, part.training) for module in modules for part in module.modules()]
+    training = [part for module in modules for part in module.modules() if part.training]
     cuda = device is not None and device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if cuda else []), torch.no_grad():
         for module in modules:
@@ -118,8 +118,8 @@ def undisturbed(*modules: nn.Module, device: torch.device | None = None) -> Iter
         try:
             yield
         finally:
-            for part, training in modes:
-                part.training = training
+            for part in training:
+                part.training = True
 
 
 TOKENS_AT_ONCE = 4096

@@ -7,7 +7,6 @@ end: what goes there is not kept.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -99,20 +98,28 @@ def dissimilar_slots(
 
     Source: Aljundi et al., "Gradient based sample selection" (2019), algorithm 2.
     """
-    device, stored, rows = held.device, len(held), len(score)
-    free = torch.arange(stored, min(capacity, stored + rows), device=device)
-    late = rows - len(free)
-    draws = min(late, stored)
-    if not draws:
-        return F.pad(free, (0, late), value=capacity)
+    stored, rows = len(held), len(score)
+    free = min(capacity - stored, rows)
+    draws = min(rows - free, stored)
+    if draws < rows:
+        slots = torch.arange(stored, stored + rows, device=held.device)
+        slots[free:] = capacity
+        if draws:
+            late = slice(free, free + draws)
+            slots[late] = _rivals(held, capacity, score[late], admitted[late], generator)
+        return slots
+    return _rivals(held, capacity, score, admitted, generator)
+
+
+def _rivals(
+    held: Tensor, capacity: int, score: Tensor, admitted: Tensor, generator: torch.Generator
+) -> Tensor:
+    """As `dissimilar_slots`, for no more rows than are held, once there is no free slot."""
     # Who comes first in a race of exponential times is drawn in proportion to the rates; a score
     # of 0 comes last.
     times = torch.empty_like(held).exponential_(generator=generator).div_(held)
-    drawn = times.topk(draws, largest=False).indices
-    rival, asking = held[drawn], slice(len(free), len(free) + draws)
-    chance = torch.rand(draws, generator=generator, device=device)
-    takes = (chance < rival / (rival + score[asking])) & admitted[asking]
-    slots = torch.where(takes, drawn, capacity)
-    if draws == rows:
-        return slots
-    return torch.cat([free, F.pad(slots, (0, late - draws), value=capacity)])
+    drawn = times.topk(len(score), largest=False).indices
+    rival = held[drawn]
+    chance = torch.rand(score.shape, generator=generator, device=held.device)
+    takes = (chance < rival / (rival + score)) & admitted
+    return drawn.masked_fill_(~takes, capacity)

@@ -96,7 +96,7 @@ def _once_each(layers: list[nn.Module], uses: list[Use], examples: int) -> bool:
     return (
         len({id(use.layer) for use in uses}) == len(uses) == len(layers)
         and len({id(p) for p in weights}) == len(weights)
-        and all(use.entered.dim() == 2 and len(use.entered) == examples for use in uses)
+        and all(use.entered.dim() == 2 and use.entered.shape[0] == examples for use in uses)
     )
 
 
@@ -110,13 +110,12 @@ def _of_layer(use: Use, count: int, groups: int) -> tuple[Tensor, Tensor]:
             return torch.addcmul(backs, backs, forths)
         return backs * forths if weight else backs
 
-    def grams(states: Tensor) -> tuple[Tensor, Tensor]:
-        rows, others = states.split([count, len(states) - count])
-        grouped = others.view(groups, -1, states.shape[1])
-        return torch.mm(rows, states.T), torch.bmm(grouped, grouped.mT)
-
-    whole, within = map(products, grams(use.returned), grams(use.entered))
-    return whole, within
+    forth, back = use.entered, use.returned
+    old_forth, old_back = (x[count:].view(groups, -1, x.shape[1]) for x in (forth, back))
+    return (
+        products(torch.mm(back[:count], back.T), torch.mm(forth[:count], forth.T)),
+        products(torch.bmm(old_back, old_back.mT), torch.bmm(old_forth, old_forth.mT)),
+    )
 
 
 def _one_by_one(

@@ -67,10 +67,11 @@ def layer_uses(
         ([[1.0, 2.0], [3.0, 0.0]], [[5.0], [5.0]])
     """
     with _watching(layers, examples) as calls, torch.enable_grad():
-        total = losses().sum()
+        each = losses()
         if any((call.entered._version, call.left._version) != call.versions for call in calls):
             return None
-        found = torch.autograd.grad(total, [call.left for call in calls], allow_unused=True)
+        ends = [call.left for call in calls]
+        found = torch.autograd.grad(each, ends, torch.ones_like(each), allow_unused=True)
     return [
         Use(c.layer, c.entered, c.left, torch.zeros_like(c.left) if returned is None else returned)
         for c, returned in zip(calls, found, strict=True)

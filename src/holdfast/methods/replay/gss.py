@@ -122,7 +122,8 @@ class GSS(Method):
         In evaluation mode, without augmentation: an example's gradient is then its own.
         """
         batches = max(1, size(drawn) // size(rows))
-        others = Table(drawn)[: batches * min(size(rows), size(drawn))]
+        whole = batches * min(size(rows), size(drawn))
+        others = drawn if whole == size(drawn) else Table(drawn)[:whole]
         model, objective = learner.model, learner.objective
 
         def losses(module: Callable[..., Any], batch: Batch) -> Tensor:
