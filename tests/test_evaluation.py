@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
-from holdfast.evaluation import Record, TestSets, undisturbed
+from holdfast.evaluation import Record, TestSets, in_passing, undisturbed
 from holdfast.learner import Learner
 from holdfast.models import Classifier, build
 from holdfast.stream import Stream
@@ -41,6 +42,29 @@ def test_undisturbed_restores_modes_after_an_error() -> None:
     with pytest.raises(RuntimeError, match="within"), undisturbed(model):
         raise RuntimeError("within")
     assert all(part.training for part in model.modules())
+
+
+def test_in_passing_a_model_is_in_evaluation_mode() -> None:
+    model, x = noisy_model(), torch.randn(4, 5)
+    expected = model.eval()(x).detach()
+    held = {name: value.clone() for name, value in model.state_dict().items()}
+    model.train()
+    with in_passing(model):
+        assert torch.equal(model(x), expected)
+        assert not model(x).requires_grad
+    assert all(torch.equal(value, held[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("error", [False, True])
+def test_in_passing_restores_every_part_of_a_module_as_it_was(error: bool) -> None:
+    model = noisy_model().train()
+    model[1].eval()
+    with suppress(RuntimeError), in_passing(model):
+        assert not any(part.training for part in model.modules())
+        if error:
+            raise RuntimeError
+    assert [part.training for part in model] == [True, False, True, True]
+    assert model.training
 
 
 def test_undisturbed_gives_random_numbers_back() -> None:

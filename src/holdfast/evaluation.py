@@ -110,7 +110,7 @@ class Scorer(Protocol):
 @contextmanager
 def undisturbed(*modules: nn.Module, device: torch.device | None = None) -> Iterator[None]:
     """Evaluation mode, no gradients; afterwards modes and random states are as before."""
-    training = [part for module in modules for part in module.modules() if part.training]
+    modes = [(part, part.training) for module in modules for part in module.modules()]
     cuda = device is not None and device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if cuda else []), torch.no_grad():
         for module in modules:
@@ -118,8 +118,27 @@ def undisturbed(*modules: nn.Module, device: torch.device | None = None) -> Iter
         try:
             yield
         finally:
-            for part in training:
-                part.training = True
+            for part, training in modes:
+                part.training = training
+
+
+@contextmanager
+def in_passing(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients, for a look at the model in the midst of a training step.
+
+    As `undisturbed`, at a fraction of its cost, which would be felt at every step: modes are set
+    where they are read, without `eval()`, and random states are left to themselves, since nothing
+    is drawn in evaluation mode.
+    """
+    states = [vars(part) for part in model.modules() if part.training]
+    for state in states:  # a module's own assignment looks through all its tensors first
+        state["training"] = False
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for state in states:
+            state["training"] = True
 
 
 TOKENS_AT_ONCE = 4096

@@ -103,11 +103,9 @@ class Buffer(Remembers):
         if not rows:
             return
         room = self._room_for(batch)
-        if slots is not None:
-            pass
-        elif self.storage == "reservoir":
+        if slots is None and self.storage == "reservoir":
             slots = reservoir_slots(self.seen, rows, self.capacity, generator)
-        else:
+        elif slots is None:
             slots, batch = self._balanced_slots(batch, rows, generator, key)
         for name, held in room.items():
             held.index_copy_(0, slots, _fitted(name, batch[name], held))

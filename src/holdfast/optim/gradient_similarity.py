@@ -79,7 +79,7 @@ def _in_one_pass(
     uses = layer_uses(layers, lambda: losses(model, joint), size(joint))
     if uses is None or not _once_each(layers, uses, size(joint)):
         return None
-    with torch.no_grad():
+    with torch.inference_mode():
         parts = [_of_layer(use, count, groups) for use in uses]
         whole, within = (sum(same[1:], same[0]) for same in zip(*parts, strict=True))
     across = whole[:, count:].view(count, groups, -1).mean(2)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from holdfast.data import Batch
-from holdfast.evaluation import undisturbed
+from holdfast.evaluation import in_passing
 
 if TYPE_CHECKING:
     from holdfast.learner import Learner
@@ -73,6 +73,6 @@ def loss_increase(
     def moved(*inputs: Any, **named: Any) -> Any:
         return functional_call(learner.model, weights, inputs, named)
 
-    with undisturbed(learner.model, device=learner.device):
+    with in_passing(learner.model):
         before = objective.losses(objective.forward(learner.model, batch), batch)
         return objective.losses(objective.forward(moved, batch), batch) - before

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from holdfast.data import Batch, Table, concat, size
 from holdfast.errors import UsageError, at_least
-from holdfast.evaluation import undisturbed
+from holdfast.evaluation import in_passing
 from holdfast.memory.buffer import Buffer
 from holdfast.memory.storage import dissimilar_slots
 from holdfast.method import Method, Tags
@@ -129,7 +129,7 @@ class GSS(Method):
         def losses(module: Callable[..., Any], batch: Batch) -> Tensor:
             return objective.losses(objective.forward(module, batch), batch)
 
-        with undisturbed(model, device=learner.device):
+        with in_passing(model):
             if self.weights == "last":
                 features = model.features(torch.cat([rows["x"], others["x"]]))
                 new, old = features.split([size(rows), size(others)])
