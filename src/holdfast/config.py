@@ -63,7 +63,8 @@ class Config(Settings):
         None, "How many experiences (default: the stream's own).", least=1
     )
     model: str | None = setting(
-        None, "mlp, cnn, resnet18, llama, gpt2 or a checkpoint's folder (default: by the inputs)."
+        None,
+        "mlp, cnn, lenet, resnet18, llama, gpt2 or a checkpoint's folder (default: by the inputs).",
     )
     head: str = setting("full", "full, growing, cosine, multi or prototype.")
     inputs: str = setting(

@@ -11,7 +11,7 @@ from torch import nn
 
 from holdfast import streams
 from holdfast.errors import UsageError
-from holdfast.models import CNN, MLP, Classifier, ResNet18, Standardise, as_classifier, build
+from holdfast.models import CNN, MLP, Classifier, LeNet, ResNet18, Standardise, as_classifier, build
 from holdfast.stream import Stream
 
 
@@ -42,6 +42,16 @@ def test_the_reduced_resnet_18_has_the_fields_size() -> None:
     assert round(parameters(backbone) / 1e6, 1) == 1.1
     assert backbone(torch.zeros(2, 3, 32, 32)).shape == (2, 160)
     assert int(backbone.width) == 160
+
+
+def test_lenet_has_its_usual_size() -> None:
+    """431,080 parameters with ten classes: 20 and 50 maps, 500 hidden units."""
+    backbone = LeNet((1, 28, 28))
+    assert parameters(backbone) + 500 * 10 + 10 == 431_080
+    assert backbone(torch.zeros(2, 1, 28, 28)).shape == (2, 500) == (2, backbone.width)
+    assert LeNet((3, 17, 40), width=4)(torch.zeros(2, 3, 17, 40)).shape == (2, 100)
+    with pytest.raises(UsageError, match=r"at least 16 by 16; given: 8 by 8"):
+        LeNet((1, 8, 8))
 
 
 def test_a_residual_block_adds_its_input() -> None:

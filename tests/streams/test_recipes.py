@@ -145,3 +145,11 @@ def test_arguments_out_of_range_are_refused_saying_what_is_accepted(
 ):
     with pytest.raises(UsageError, match=message):
         recipe(source, "s", 0, **arguments)
+
+
+@pytest.mark.parametrize("recipe", [permuted, rotated])
+def test_domains_are_scored_as_often_as_asked(source, recipe):
+    assert recipe(source, "domains", 0, 4).evaluations == ()
+    assert recipe(source, "domains", 0, 4, evaluations=2).evaluations == (1, 3)
+    with pytest.raises(UsageError, match="evaluations"):
+        recipe(source, "domains", 0, 4, evaluations=0)

@@ -1,6 +1,6 @@
 """Models, heads and the parts around them."""
 
-from holdfast.models.backbones import CNN, MLP, ResNet18
+from holdfast.models.backbones import CNN, MLP, LeNet, ResNet18
 from holdfast.models.build import build
 from holdfast.models.classifier import Classifier, Standardise, as_classifier
 from holdfast.models.heads import (
@@ -18,6 +18,7 @@ __all__ = [
     "Classifier",
     "CosineHead",
     "GrowingHead",
+    "LeNet",
     "LinearHead",
     "MultiHead",
     "ResNet18",

@@ -78,6 +78,38 @@ class CNN(nn.Module):
         return features
 
 
+class LeNet(nn.Sequential):
+    """Two 5x5 convolutions with ReLU and pooling, then one fully connected layer.
+
+    Args:
+        shape: Of the input: channels, height and width, these at least 16.
+        width: Maps of the first convolution; the second has 2.5 and the last layer 25 times as
+            many: 20, 50 and 500.
+
+    Raises:
+        UsageError: If the images are too small.
+
+    Source: LeCun et al., "Gradient-based learning applied to document recognition" (1998), with
+    the maps, ReLU and hidden layer that are usual for it today.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], width: int = 20) -> None:
+        channels, *size = shape
+        if min(size) < 16:
+            raise UsageError(
+                f"lenet takes images of at least 16 by 16; given: {size[0]} by {size[1]}. "
+                "Accepted for them: mlp, cnn, resnet18."
+            )
+        second, hidden = 5 * width // 2, 25 * width
+        height, across = (((side - 4) // 2 - 4) // 2 for side in size)
+        super().__init__(
+            *(nn.Conv2d(channels, width, 5), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(width, second, 5), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Flatten(), nn.Linear(second * height * across, hidden), nn.ReLU()),
+        )
+        self.width = hidden
+
+
 class ResNet18(nn.Module):
     """ResNet-18 for small images: a 3x3 stem without pooling, four stages of two blocks.
 

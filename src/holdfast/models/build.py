@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from holdfast.errors import UsageError, unknown
-from holdfast.models.backbones import CNN, MLP, ResNet18
+from holdfast.models.backbones import CNN, MLP, LeNet, ResNet18
 from holdfast.models.classifier import Classifier, Standardise
 from holdfast.models.heads import HEADS, build_head
 from holdfast.spec import bind, parse_one
@@ -34,6 +34,11 @@ def _cnn(stream: Stream, width: int = 32, depth: int = 3) -> CNN:
     return CNN(_channels(stream, "cnn"), width, depth)
 
 
+def _lenet(stream: Stream, width: int = 20) -> LeNet:
+    channels = _channels(stream, "lenet")
+    return LeNet((channels, *stream.shape[1:]), width)
+
+
 def _resnet18(stream: Stream, width: int = 20) -> ResNet18:
     return ResNet18(_channels(stream, "resnet18"), width)
 
@@ -47,7 +52,12 @@ def _channels(stream: Stream, name: str) -> int:
     return stream.shape[0]
 
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": _mlp, "cnn": _cnn, "resnet18": _resnet18}
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "mlp": _mlp,
+    "cnn": _cnn,
+    "lenet": _lenet,
+    "resnet18": _resnet18,
+}
 
 
 def build(
@@ -60,8 +70,8 @@ def build(
     """A classifier by spec, with inputs scaled as the stream describes.
 
     Args:
-        spec: `mlp(width=256, depth=2, activation=relu, dropout=0)`, `cnn(width=32, depth=3)` or
-            `resnet18(width=20)`.
+        spec: `mlp(width=256, depth=2, activation=relu, dropout=0)`, `cnn(width=32, depth=3)`,
+            `lenet(width=20)` or `resnet18(width=20)`.
         stream: What it is for: shape of the inputs, number of classes.
         head: `"full"`: a linear row for every class from the start; `"growing"`: rows appear with
             their classes; `"cosine"`: the same, by cosine similarity; `"multi"`: one linear layer

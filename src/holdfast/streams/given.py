@@ -110,6 +110,7 @@ def permuted(
     online: bool = False,
     limit: int | None = None,
     test_limit: int | None = None,
+    evaluations: int | None = None,
     class_names: Sequence[str] | None = None,
     name: str = "permuted",
 ) -> Stream:
@@ -124,6 +125,7 @@ def permuted(
         online: Whether each example may be seen only once.
         limit: Training examples an experience, drawn anew for each; None: all.
         test_limit: Likewise, test examples.
+        evaluations: How often all test sets are scored, evenly spread; None: after each experience.
         class_names: What label 0, 1, ... is called.
         name: Of the stream.
 
@@ -133,7 +135,7 @@ def permuted(
     """
     source = _source(train, test, seed, class_names, name)
     return recipes.permuted(
-        source, name, seed, experiences, first, online, limit, test_limit
+        source, name, seed, experiences, first, online, limit, test_limit, evaluations
     ).validated()
 
 
@@ -148,6 +150,7 @@ def rotated(
     online: bool = False,
     limit: int | None = None,
     test_limit: int | None = None,
+    evaluations: int | None = None,
     class_names: Sequence[str] | None = None,
     name: str = "rotated",
 ) -> Stream:
@@ -163,6 +166,7 @@ def rotated(
         online: Whether each example may be seen only once.
         limit: Training examples an experience, drawn anew for each; None: all.
         test_limit: Likewise, test examples.
+        evaluations: How often all test sets are scored, evenly spread; None: after each experience.
         class_names: What label 0, 1, ... is called.
         name: Of the stream.
 
@@ -172,7 +176,7 @@ def rotated(
     """
     source = _source(train, test, seed, class_names, name)
     return recipes.rotated(
-        source, name, seed, experiences, step, angles, online, limit, test_limit
+        source, name, seed, experiences, step, angles, online, limit, test_limit, evaluations
     ).validated()
 
 

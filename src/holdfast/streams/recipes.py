@@ -98,6 +98,7 @@ def permuted(
     online: bool = False,
     limit: int | None = None,
     test_limit: int | None = None,
+    evaluations: int | None = None,
 ) -> Stream:
     """All classes in every experience, the pixels in another order each time.
 
@@ -113,6 +114,8 @@ def permuted(
         online: Whether each example may be seen only once.
         limit: Training examples an experience, drawn anew for each; None: all.
         test_limit: Likewise, test examples.
+        evaluations: How often all test sets are scored, evenly spread over the stream; None: after
+            each experience.
 
     Raises:
         UsageError: If an argument is out of range.
@@ -134,7 +137,11 @@ def permuted(
         label = "identity" if first == "identity" and index == 0 else f"permutation {index}"
         changed = [part.with_columns(x=permute(part["x"], order)) for part in (train, test)]
         domains.append((label, changed[0], changed[1]))
-    return replace(domain_incremental(source, domains, name), online=online)
+    return replace(
+        domain_incremental(source, domains, name),
+        online=online,
+        evaluations=spread(experiences, evaluations),
+    )
 
 
 def rotated(
@@ -147,6 +154,7 @@ def rotated(
     online: bool = False,
     limit: int | None = None,
     test_limit: int | None = None,
+    evaluations: int | None = None,
 ) -> Stream:
     """All classes in every experience, the images turned further each time.
 
@@ -162,6 +170,8 @@ def rotated(
         online: Whether each example may be seen only once.
         limit: Training examples an experience, drawn anew for each; None: all.
         test_limit: Likewise, test examples.
+        evaluations: How often all test sets are scored, evenly spread over the stream; None: after
+            each experience.
 
     Raises:
         DataError: If the inputs are not images.
@@ -188,7 +198,11 @@ def rotated(
     for (train, test), angle in zip(parts, degrees, strict=True):
         changed = [part.with_columns(x=rotate(part["x"], angle)) for part in (train, test)]
         domains.append((f"{angle:.4g} degrees", changed[0], changed[1]))
-    return replace(domain_incremental(source, domains, name), online=online)
+    return replace(
+        domain_incremental(source, domains, name),
+        online=online,
+        evaluations=spread(experiences, evaluations),
+    )
 
 
 def corrupted(
