@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # One thread a worker: more only make small tensors wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 $(TEST_ARGS)
 
-.PHONY: help setup demo test test-data test-slow check format bench bench-speed bench-attach bench-hft bench-merge bench-replay bench-long bench-edit bench-reference studies constraints clean
+.PHONY: help setup demo test test-studies test-data test-slow check format bench bench-speed bench-attach bench-hft bench-merge bench-replay bench-long bench-edit bench-reference studies docs constraints clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -39,8 +39,11 @@ $(STAMP): constraints.txt pyproject.toml
 demo: $(STAMP)  ## Learn the digits with six methods; print a table and write a report
 	@$(BIN)/holdfast demo $(DEMO_ARGS)
 
-test: $(STAMP)  ## Run all tests but those marked data or slow
+test: $(STAMP)  ## Run all tests but those marked study, data or slow
 	@$(PYTEST)
+
+test-studies: $(STAMP)  ## Run the tests that run a study in its quick form
+	@$(PYTEST) -m "study and not data and not slow"
 
 test-data: $(STAMP)  ## Run the tests on real data, in the folder named by HOLDFAST_DATA
 	@test -n "$(HOLDFAST_DATA)" || \
@@ -91,6 +94,10 @@ bench-reference: $(STAMP)  ## Run published figures at their own settings (HOLDF
 
 studies: $(STAMP)  ## Run the studies of published claims: claim, observed, verdict
 	@for name in $(STUDIES); do $(BIN)/holdfast study $$name $(STUDY_ARGS) || exit; done
+
+docs: $(STAMP)  ## Build the documentation as a site, in site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
 
 constraints:  ## Write constraints.txt anew from the newest versions that pyproject.toml accepts
 	@rm -rf $(VENV)-new && $(PYTHON) -m venv $(VENV)-new
