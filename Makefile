@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # One thread a worker: more only make small tensors wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 $(TEST_ARGS)
 
-.PHONY: help setup demo test test-studies test-data test-slow check format bench bench-speed bench-attach bench-hft bench-merge bench-replay bench-long bench-edit bench-reference studies docs constraints clean
+.PHONY: help setup demo test test-studies test-data test-slow check format bench bench-speed bench-attach bench-hft bench-merge bench-replay bench-long bench-scale bench-edit bench-reference studies docs constraints clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -81,6 +81,9 @@ bench-replay: $(STAMP)  ## Time replay that is chosen (ER-ACE, MIR, GSS) against
 
 bench-long: $(STAMP)  ## Memory and time per step along streams of 100 and 1,000 experiences
 	@$(BIN)/python benchmarks/long_streams.py $(BENCH_ARGS)
+
+bench-scale: $(STAMP)  ## Time a grid and a run on one process, two, and a local Ray
+	@$(BIN)/python benchmarks/scale.py $(BENCH_ARGS)
 
 bench-edit: $(STAMP)  ## Make 1,000 edits one after another with several editors (HOLDFAST_DATA)
 	@test -n "$(HOLDFAST_DATA)" || \
