@@ -153,3 +153,14 @@ def test_domains_are_scored_as_often_as_asked(source, recipe):
     assert recipe(source, "domains", 0, 4, evaluations=2).evaluations == (1, 3)
     with pytest.raises(UsageError, match="evaluations"):
         recipe(source, "domains", 0, 4, evaluations=0)
+
+
+def test_the_order_of_the_classes_can_be_given(source):
+    order = [4, 1, 7, 5, 3, 9, 0, 8, 6, 2]
+    stream = split(source, "s", 3, class_order=order)
+    assert [e.name for e in stream] == ["4, 1", "7, 5", "3, 9", "0, 8", "6, 2"]
+    assert torch.equal(
+        stream[0].test["x"][stream[0].test["y"] == 0], source.test["x"][source.test["y"] == 4]
+    )
+    with pytest.raises(UsageError, match=r"each class of 'digits' once, 0 to 9; given: \[0, 1\]"):
+        split(source, "s", 0, class_order=[0, 1])

@@ -10,7 +10,7 @@ from holdfast.errors import UsageError
 from holdfast.streams.source import (
     Source,
     class_incremental,
-    class_order,
+    drawn_order,
     domain_incremental,
     scale_of,
 )
@@ -51,13 +51,13 @@ def test_experiences_are_called_after_their_classes():
 
 
 def test_without_a_seed_classes_come_in_their_natural_order():
-    assert class_order(5, None).tolist() == [0, 1, 2, 3, 4]
+    assert drawn_order(5, None).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_the_order_of_classes_follows_the_seed():
-    assert class_order(20, 1).tolist() == class_order(20, 1).tolist()
-    assert class_order(20, 1).tolist() != class_order(20, 2).tolist()
-    assert sorted(class_order(20, 1).tolist()) == list(range(20))
+    assert drawn_order(20, 1).tolist() == drawn_order(20, 1).tolist()
+    assert drawn_order(20, 1).tolist() != drawn_order(20, 2).tolist()
+    assert sorted(drawn_order(20, 1).tolist()) == list(range(20))
 
 
 @pytest.mark.parametrize("experiences", [0, 5])

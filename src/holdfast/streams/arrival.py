@@ -17,7 +17,7 @@ from holdfast.stream import Stream
 from holdfast.streams import occurrence
 from holdfast.streams.generator import by_class
 from holdfast.streams.recipes import a_share, at_least_one, one_of, tested
-from holdfast.streams.source import Source, class_order
+from holdfast.streams.source import Source, drawn_order
 
 Arrangement = Literal["seed", "descending", "ascending"]
 
@@ -110,7 +110,7 @@ def gaussian(
     if limit is None:
         limit = max(1, len(source.train) // experiences)
     at_least_one("limit", limit, " or none")
-    order = class_order(source.classes, seed)
+    order = drawn_order(source.classes, seed)
     counts = torch.empty(experiences, source.classes, dtype=torch.long)
     counts[:, order] = occurrence.gaussian(experiences, source.classes, limit, width)
     stream = by_class(
@@ -161,9 +161,9 @@ def long_tailed(
     at_most_classes(source, experiences)
     if not 0 < factor <= 1:
         raise UsageError(f"factor must be above 0 and at most 1; given: {factor}.")
-    arrival = class_order(source.classes, seed)
+    arrival = drawn_order(source.classes, seed)
     ranks = {
-        "seed": class_order(source.classes, seed + 1),
+        "seed": drawn_order(source.classes, seed + 1),
         "descending": arrival,
         "ascending": arrival.flip(0),
     }[arrangement]
@@ -214,7 +214,7 @@ def few_shot(
             f"{source.classes} classes, {first} of them in the first experience, leave none for "
             f"some of {experiences - 1} later ones: give fewer experiences or a smaller base."
         )
-    order = class_order(source.classes, seed)
+    order = drawn_order(source.classes, seed)
     parts = [order[:first]]
     if experiences > 1:
         parts += order[first:].tensor_split(experiences - 1)

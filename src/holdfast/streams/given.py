@@ -52,6 +52,7 @@ def split(
     labels: float = 1.0,
     ordered: bool = False,
     evaluations: int | None = None,
+    class_order: list[int] | None = None,
     class_names: Sequence[str] | None = None,
     name: str = "split",
 ) -> Stream:
@@ -70,6 +71,7 @@ def split(
         labels: Share of each class's training examples that have a label.
         ordered: Whether an experience's examples come as they stand, instead of shuffled.
         evaluations: How often all test sets are scored, evenly spread; None: after each experience.
+        class_order: The classes' numbers as they are to come; None: as `order` says.
         class_names: What label 0, 1, ... is called.
         name: Of the stream.
 
@@ -97,6 +99,7 @@ def split(
         labels,
         ordered,
         evaluations,
+        class_order,
     ).validated()
 
 

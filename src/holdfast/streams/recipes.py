@@ -42,6 +42,7 @@ def split(
     labels: float = 1.0,
     ordered: bool = False,
     evaluations: int | None = None,
+    class_order: list[int] | None = None,
 ) -> Stream:
     """The classes arrive in turn, as many in each experience as in the others.
 
@@ -60,6 +61,8 @@ def split(
             instead of shuffled.
         evaluations: How often all test sets are scored, evenly spread over the stream; None: after
             each experience.
+        class_order: The classes' numbers as they are to come, in place of `order`: a published
+            one, say.
 
     Raises:
         DataError: If there is a single class.
@@ -72,7 +75,8 @@ def split(
             f"{source.name!r} has a single class ({', '.join(source.class_names)}); a split needs "
             "at least two."
         )
-    stream = class_incremental(source, experiences, seed if order == "seed" else None, name)
+    drawn = seed if order == "seed" else None
+    stream = class_incremental(source, experiences, drawn, name, class_order)
     parts = _limited([(e.train, e.test) for e in stream], limit, test_limit, seed)
     if labels != 1:
         parts = [(partly_labelled(train, labels, seed), test) for train, test in parts]

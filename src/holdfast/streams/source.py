@@ -76,7 +76,11 @@ def scale_of(x: Shaped[Tensor, "examples ..."], by_feature: bool = False) -> Sca
 
 
 def class_incremental(
-    source: Source, experiences: int = 5, seed: int | None = 0, name: str | None = None
+    source: Source,
+    experiences: int = 5,
+    seed: int | None = 0,
+    name: str | None = None,
+    class_order: Sequence[int] | None = None,
 ) -> Stream:
     """Split the classes over experiences, as evenly as they go.
 
@@ -86,16 +90,24 @@ def class_incremental(
     Args:
         experiences: At most as many as there are classes.
         seed: Draws the order of the classes; None keeps their natural order.
+        class_order: The order itself, by the classes' numbers in the source; None: by seed.
 
     Raises:
-        UsageError: If there are more experiences than classes.
+        UsageError: If there are more experiences than classes, or if the order is none.
     """
     if not 1 <= experiences <= source.classes:
         raise UsageError(
             f"{source.name!r} has {source.classes} classes, so it splits into 1 to "
             f"{source.classes} experiences; given: {experiences}."
         )
-    order = class_order(source.classes, seed)
+    order = drawn_order(source.classes, seed)
+    if class_order is not None:
+        if sorted(class_order) != list(range(source.classes)):
+            raise UsageError(
+                f"class_order must name each class of {source.name!r} once, 0 to "
+                f"{source.classes - 1}; given: {list(class_order)}."
+            )
+        order = torch.tensor(class_order)
     renumbered = order.argsort()
     train = source.train.with_columns(y=renumbered[source.train["y"]])
     test = source.test.with_columns(y=renumbered[source.test["y"]])
@@ -121,7 +133,7 @@ def class_incremental(
     )
 
 
-def class_order(classes: int, seed: int | None) -> Tensor:
+def drawn_order(classes: int, seed: int | None) -> Tensor:
     """A permutation of the classes by seed; the natural order for None."""
     if seed is None:
         return torch.arange(classes)
