@@ -34,8 +34,8 @@ from holdfast.compare import Comparison, Watcher, compare, grid
 from holdfast.config import Config
 from holdfast.cost import stored_bytes
 from holdfast.errors import StreamRefused, UsageError
-from holdfast.guide import taxonomy
-from holdfast.guide.measured import Measured, Row
+from holdfast.guide import evidence, tables, taxonomy
+from holdfast.guide.measured import Measured, Row, load
 from holdfast.learner import Learner
 from holdfast.method import refuse_unfit
 from holdfast.metrics import interval
@@ -363,6 +363,13 @@ def write(found: Sequence[Measured], data: Path, docs: Path) -> None:
     (docs / "measured.md").write_text(page(found), encoding="utf-8")
 
 
+def renew_guide() -> None:
+    """docs/guide.md, which orders methods by what was just written."""
+    load.cache_clear()
+    evidence.tables.cache_clear()
+    tables.write(DOCS)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="*", default=[], help="Names of streams.")
@@ -388,6 +395,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     if asked.write:
         write(done, DATA, DOCS)
+        renew_guide()
     elif asked.quick:
         write(done, asked.out / "data", asked.out / "docs")
     return 0

@@ -17,6 +17,7 @@ from typing import Any
 
 from holdfast.checkpoint import write_atomically
 from holdfast.errors import DataError
+from holdfast.metrics import interval
 
 SCHEMA = 1
 """Of a file of measurements."""
@@ -57,6 +58,11 @@ class Row:
     def mean(self) -> float:
         """Mean average accuracy."""
         return sum(self.accuracy) / len(self.accuracy)
+
+    @property
+    def half(self) -> float | None:
+        """Half-width of its 95 % interval; None for a single seed."""
+        return interval(self.accuracy)[1] if len(self.accuracy) > 1 else None
 
 
 @dataclass(frozen=True)

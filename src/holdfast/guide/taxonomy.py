@@ -72,6 +72,7 @@ class Needs:
         trained_before: Whether it is for a model that knows something already.
         teacher_copy: Whether it keeps a copy of the model.
         memory: What it stores of the past.
+        served_alone: Whether the saved model, or adapter, answers as learned without the method.
         extra_parameters: Share of the model's weights added in use; None: not known.
         inference_cost: Time of an answer against the plain model's; None: not known.
         takes_unlabelled: Whether it learns from examples without labels where there are some.
@@ -93,6 +94,7 @@ class Needs:
     trained_before: bool
     teacher_copy: bool
     memory: tuple[str, ...]
+    served_alone: bool
     extra_parameters: float | None
     inference_cost: float | None
     takes_unlabelled: bool
@@ -283,7 +285,7 @@ def learns_unlabelled(record: Record) -> bool:
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of a record, as `holdfast methods --json` gives them."""
+    """The JSON schema of a record: of `taxonomy` in what `holdfast methods --json` prints."""
     words: dict[str, Any] = {field: {"enum": list(vocabulary(field))} for field in _vocabularies()}
     text, flag, number = {"type": "string"}, {"type": "boolean"}, {"type": ["number", "null"]}
 
@@ -307,6 +309,7 @@ def schema() -> dict[str, Any]:
         "trained_before": flag,
         "teacher_copy": flag,
         "memory": many(text),
+        "served_alone": flag,
         "extra_parameters": number,
         "inference_cost": number,
         **dict.fromkeys(("takes_unlabelled", "distributed_ok", "peft_ok", "full_ft_ok"), flag),
@@ -346,6 +349,7 @@ def _record(entry: Entry, conflicts: tuple[str, ...]) -> Record:
     hooks = {hook for hooks in INTEGRATION.values() for hook in hooks if _overrides(cls, hook)}
     untouched = not hooks & {"answer", "predict", "serving", "expand", "fit"}
     brings = "adapters" in tags.needs
+    beside = tags.family == "test-time" or (tags.family == "editing" and "parameters" in tags.keeps)
     needs = Needs(
         old_data=said["old_data"],
         task_id="test" if tags.scenarios == {"task"} else "none",
@@ -359,6 +363,7 @@ def _record(entry: Entry, conflicts: tuple[str, ...]) -> Record:
         trained_before=bool(said.get("trained_before", False)),
         teacher_copy="model" in tags.keeps,
         memory=tuple(sorted(tags.keeps)),
+        served_alone=not hooks & {"answer", "predict"} and not beside,
         extra_parameters=0.0 if untouched else None,
         inference_cost=1.0 if untouched else None,
         takes_unlabelled=cls.takes_unlabelled,
