@@ -19,6 +19,7 @@ MNIST comes from the folder that HOLDFAST_DATA names.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -285,6 +286,10 @@ page. **Nothing is tuned**, so a low place says what a method does as it comes, 
   experiences, both in percent with 95 % intervals over seeds. Seconds are of training on one
   thread, beside other runs.
 
+Penalties, and projections by a mean gradient, keep next to nothing where classes arrive and compete:
+they are made for tasks that are known, and for classes that stay. Aligning weights hurts a memory that
+is balanced already: [weight aligning](studies/weight-aligning.md) says where it helps.
+
 Which of them fits what you have: [`holdfast recommend`](guide.md).
 """
 COLUMNS = (
@@ -303,13 +308,13 @@ def page(found: Sequence[Measured]) -> str:
     titles = {bench.name: bench.title for bench in BENCHES}
     parts = [HEAD.format(examples=EXAMPLES)]
     for measured in found:
-        setting = measured.setting
+        setting, seeds = measured.setting, f"{measured.seeds} seed{'s' * (measured.seeds > 1)}"
         parts.append(
             f"\n## {titles[measured.name]}\n\n`{measured.stream}`, `{setting['model']}`, "
-            f"{setting['epochs']} epochs, batches of {setting['batch_size']}, SGD at 0.01 with "
-            f"momentum 0.9; {measured.seeds} seeds. Budget {kilobytes(measured.budget)} kB, one "
-            f"copy of the weights {kilobytes(measured.weights)} kB.\n\n![Accuracy and its "
-            f"interval, by method.](figures/measured-{measured.name}.svg)\n\n{table(measured)}"
+            f"{setting['epochs']} epochs, batches of\n{setting['batch_size']}, SGD at 0.01 with "
+            f"momentum 0.9; {seeds}. Budget {kilobytes(measured.budget)} kB, one copy of the "
+            f"weights\n{kilobytes(measured.weights)} kB.\n\n![Accuracy and its interval, by "
+            f"method.](figures/measured-{measured.name}.svg)\n\n{table(measured)}"
         )
     return "".join(parts)
 
@@ -334,7 +339,7 @@ def table(measured: Measured) -> str:
 
 def percent(values: Sequence[float]) -> str:
     mean, half = interval([100 * value for value in values])
-    return f"{mean:.1f}" if half != half else f"{mean:.1f} ± {half:.1f}"
+    return f"{mean:.1f} ± {half:.1f}" if math.isfinite(half) else f"{mean:.1f}"
 
 
 def kilobytes(count: int) -> str:
@@ -350,7 +355,7 @@ def picture(measured: Measured) -> str:
         rows.append(
             Dot(row.label, mean, half, kinds.get(row.role, "keeps examples, at the budget"))
         )
-    return dots(f"{measured.stream}, {measured.seeds} seeds", "average accuracy (%)", rows)
+    return dots(measured.stream, "average accuracy (%)", rows)
 
 
 def write(found: Sequence[Measured], data: Path, docs: Path) -> None:

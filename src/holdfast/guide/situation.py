@@ -126,7 +126,7 @@ def check(spec: str, situation: Situation) -> list[Unmet]:
         UsageError: If there is no such method.
 
     Example:
-        >>> [unmet.need for unmet in check("gem", Situation(old_data="none", boundaries=False))]
+        >>> [unmet.need for unmet in check("gem", Situation(boundaries=False, compute=0))]
         ['old_data', 'boundaries']
     """
     found: dict[tuple[str, str], Unmet] = {}
