@@ -177,12 +177,13 @@ def capacity_of(spec: Spec) -> str | None:
     )
 
 
-def sized(label: str, capacity: int) -> str:
-    """A spec with another capacity."""
+def sized(label: str, capacity: int, **others: Any) -> str:
+    """A spec with another capacity, and other values of what a method takes of `others`."""
     parts = []
     for spec in parse(label):
         name = capacity_of(spec)
-        named = {**spec.named, **({name: capacity} if name else {})}
+        taken = {n: v for n, v in others.items() if n in catalogue.entry(spec.name).arguments}
+        named = {**spec.named, **({name: capacity} if name else {}), **taken}
         parts.append(str(Spec(spec.name, spec.positional, named)))
     return "+".join(parts)
 
@@ -199,7 +200,7 @@ def bytes_of_a_row(label: str, small: str) -> float:
     stream = streams.build(small)
     held = []
     for capacity in SIZES:
-        method = catalogue.build(sized(label, capacity))
+        method = catalogue.build(sized(label, capacity, epochs=1))
         learner = Learner(models.build("mlp(width=8, depth=1)", stream), method, epochs=1)
         learner.learn(stream)
         held.append(stored_bytes(method))
@@ -286,9 +287,9 @@ page. **Nothing is tuned**, so a low place says what a method does as it comes, 
   experiences, both in percent with 95 % intervals over seeds. Seconds are of training on one
   thread, beside other runs.
 
-Penalties, and projections by a mean gradient, keep next to nothing where classes arrive and compete:
-they are made for tasks that are known, and for classes that stay. Aligning weights hurts a memory that
-is balanced already: [weight aligning](studies/weight-aligning.md) says where it helps.
+Penalties, and projections by a mean gradient, keep next to nothing where classes arrive and
+compete: they are made for tasks that are known, and for classes that stay. Aligning weights hurts a
+memory that is balanced already: [weight aligning](studies/weight-aligning.md) says where it helps.
 
 Which of them fits what you have: [`holdfast recommend`](guide.md).
 """
