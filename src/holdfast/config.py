@@ -25,7 +25,7 @@ class Config(Settings):
         experiences: Number of experiences; None: the stream's own.
         model: Spec of the model, or the folder of a language model; None: by the stream's inputs
             (`holdfast.run.default_model`).
-        head: `full`, `growing`, `cosine`, `multi` or `prototype`.
+        head: `full`, `growing`, `cosine`, `multi`, `prototype`, `discriminant` or `ridge`.
         inputs: How a classifier scales them: `standard` (mean 0, deviation 1) or `unit` (0 to 1).
         seed: Of the stream, the initial weights and all random choices.
         epochs: Passes over each experience; None: 5, or 1 on an online stream and for language.
@@ -65,7 +65,9 @@ class Config(Settings):
     model: str | None = setting(
         None, "mlp, cnn, resnet18, llama, gpt2 or a checkpoint's folder (default: by the inputs)."
     )
-    head: str = setting("full", "full, growing, cosine, multi or prototype.")
+    head: str = setting(
+        "full", "full, growing, cosine, multi, prototype, discriminant or ridge."
+    )
     inputs: str = setting(
         "standard",
         "standard (mean 0, deviation 1) or unit (0 to 1).",

@@ -65,7 +65,8 @@ def build(
         stream: What it is for: shape of the inputs, number of classes.
         head: `"full"`: a linear row for every class from the start; `"growing"`: rows appear with
             their classes; `"cosine"`: the same, by cosine similarity; `"multi"`: one linear layer
-            a task; `"prototype"`: distances to class means, which `ncm` fills in.
+            a task; `"prototype"`, `"discriminant"`, `"ridge"`: what `ncm`, `slda` and `ranpac` fill
+            in, each its own.
         seed: Of the initial weights; None: PyTorch's global state.
         inputs: `"standard"`: to mean 0 and deviation 1; `"unit"`: images to 0 (black) .. 1 (white).
 
