@@ -56,6 +56,7 @@ from holdfast.memory.discriminant import Discriminant
 from holdfast.memory.prototypes import Prototypes
 from holdfast.memory.remembers import Remembers
 from holdfast.memory.ridge import RandomRidge
+from holdfast.models.frozen import Frozen, Passed
 from holdfast.models.norms import affine
 from holdfast.stream import Experience, Stream
 
@@ -173,6 +174,8 @@ class Method(Remembers):
     """Whether `fit` always answers True, so that what acts during training steps never would."""
     fills: ClassVar[type[nn.Module] | None] = None
     """Kind of head that it fills in by itself, if the model has one."""
+    works_inside: ClassVar[bool] = False
+    """Whether what it does is done in the backbone, so that a frozen one leaves it nothing to do."""
     chooses_weights: ClassVar[bool] = False
     """Whether it decides which of the model's own weights are trained, which adapters freeze."""
 
@@ -382,6 +385,15 @@ def refuse_unfit(method: Method, stream: Stream, model: nn.Module) -> None:
             f"A {kind} head holds {holds} and is not trained: use the method {filler}, which "
             "fills it, or another head."
         )
+    if isinstance(getattr(model, "backbone", None), Frozen | Passed):
+        inside = {"transformer blocks", "adapters", "norm layers"}
+        for part in method.parts():
+            if part.works_inside or part.tags.needs & inside:
+                raise StreamRefused(
+                    f"{type(part).__name__} works inside the backbone, and this one is frozen: "
+                    "have it trained, or use a method of heads and features, such as er, ewc, ncm, "
+                    "slda or ranpac."
+                )
     for part in method.parts():
         reason = part.refusal(stream, model)
         if reason:
