@@ -67,9 +67,7 @@ class Config(Settings):
     model: str | None = setting(
         None, "mlp, cnn, resnet18, cifar_resnet, llama, gpt2 or a folder (default: by the inputs)."
     )
-    head: str = setting(
-        "full", "full, growing, cosine, multi, prototype, discriminant or ridge."
-    )
+    head: str = setting("full", "full, growing, cosine, multi, prototype, discriminant or ridge.")
     backbone: str = setting(
         "trained",
         "trained, frozen (the head learns), or cached (frozen, its features computed once).",

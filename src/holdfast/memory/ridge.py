@@ -13,6 +13,7 @@ RIDGES = tuple(10.0**power for power in range(-8, 9))
 """From which one is chosen."""
 ROWS = 1024
 """Examples projected at a time."""
+NOT_FINITE = "The features of the backbone are not finite: its weights or its inputs are damaged."
 
 
 class RandomRidge(Remembers):
@@ -107,6 +108,9 @@ class RandomRidge(Remembers):
 
         Returns:
             The ridge, one of `RIDGES`.
+
+        Raises:
+            DataError: If features are NaN or infinite.
         """
         mask = torch.ones_like(labels, dtype=torch.bool)
         mask[held_out] = False
@@ -129,6 +133,8 @@ class RandomRidge(Remembers):
             self.moments += moments
         self._sum(self.gram, self.moments, features[held_out], labels[held_out])
         self._count(labels)
+        if bool(losses.isnan().any()):
+            raise DataError(NOT_FINITE)
         return list(tried)[int(losses.argmin())]
 
     def solve(self, ridge: float) -> float:
@@ -137,10 +143,13 @@ class RandomRidge(Remembers):
         Returns:
             The ridge used: the one given, or the next in powers of ten with which the system is
             positive definite in this precision.
+
+        Raises:
+            DataError: If features are NaN or infinite.
         """
         while (weight := _solved(self.gram, ridge, self.moments)) is None:
             if ridge > RIDGES[-1]:
-                raise DataError("The features of the backbone are not finite.")
+                raise DataError(NOT_FINITE)
             ridge *= 10
         self.weight.copy_(weight)
         return ridge
@@ -194,7 +203,7 @@ def _solutions(gram: Tensor, targets: Tensor) -> dict[float, Tensor]:
     found = ((ridge, _solved(gram, ridge, targets)) for ridge in RIDGES)
     solved = {ridge: solution for ridge, solution in found if solution is not None}
     if not solved:
-        raise DataError("The features of the backbone are not finite.")
+        raise DataError(NOT_FINITE)
     return solved
 
 
