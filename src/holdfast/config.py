@@ -26,8 +26,8 @@ class Config(Settings):
         model: Spec of the model, or the folder of a language model; None: by the stream's inputs
             (`holdfast.run.default_model`).
         head: `full`, `growing`, `cosine`, `multi`, `prototype`, `discriminant` or `ridge`.
-        backbone: `trained`; `frozen`: a classifier's head alone is trained; or `cached`: frozen too,
-            and its features are computed once, before training, and kept.
+        backbone: `trained`; `frozen`: a classifier's head alone is trained; or `cached`: frozen
+            too, and its features are computed once, before training, and kept.
         inputs: How a classifier scales them: `standard` (mean 0, deviation 1) or `unit` (0 to 1).
         seed: Of the stream, the initial weights and all random choices.
         epochs: Passes over each experience; None: 5, or 1 on an online stream and for language.

@@ -175,7 +175,7 @@ class Method(Remembers):
     fills: ClassVar[type[nn.Module] | None] = None
     """Kind of head that it fills in by itself, if the model has one."""
     works_inside: ClassVar[bool] = False
-    """Whether what it does is done in the backbone, so that a frozen one leaves it nothing to do."""
+    """Whether what it does is done in the backbone, so that a frozen one leaves it nothing."""
     chooses_weights: ClassVar[bool] = False
     """Whether it decides which of the model's own weights are trained, which adapters freeze."""
 

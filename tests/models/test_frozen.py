@@ -13,7 +13,7 @@ from holdfast.config import Config
 from holdfast.data import View
 from holdfast.errors import HoldfastError, StreamRefused, UsageError
 from holdfast.learner import Learner
-from holdfast.methods import ER, GDumb, ICaRL, NCM, PackNet, SCR
+from holdfast.methods import ER, NCM, SCR, GDumb, ICaRL, PackNet
 from holdfast.models import Classifier, GrowingHead, featurised, frozen
 from holdfast.models.frozen import Passed
 from holdfast.models.norms import use_batch_statistics
@@ -286,7 +286,7 @@ def test_a_run_is_refused_before_anything_is_passed(cache):
 
 
 def test_an_augmentation_of_inputs_is_refused_where_they_are_features():
-    with pytest.raises(UsageError, match="augment=flip changes inputs: .* backbone=frozen"):
+    with pytest.raises(UsageError, match=r"augment=flip changes inputs: .* backbone=frozen"):
         Config("split-digits", "er", augment="flip", backbone="cached")
     light, features = featurised(counting(), small_stream(), keep=False)
     with pytest.raises(UsageError, match="An augmentation changes inputs"):

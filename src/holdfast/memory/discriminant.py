@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -55,13 +57,13 @@ class Discriminant(Remembers):
     def __init__(self, features: int, classes: int, shrinkage: float = 1e-4) -> None:
         super().__init__()
         self.shrinkage = shrinkage
-        wide = {"dtype": torch.float64}
-        self.register_buffer("means", torch.zeros(classes, features, **wide))
-        self.register_buffer("counts", torch.zeros(classes, **wide))
-        self.register_buffer("scatter", torch.zeros(features, features, **wide))
-        self.register_buffer("taken", torch.zeros((), **wide))  # into the scatter
-        self.register_buffer("weight", torch.zeros(classes, features, **wide))
-        self.register_buffer("bias", torch.full((classes,), -torch.inf, **wide))
+        zeros = partial(torch.zeros, dtype=torch.float64)
+        self.register_buffer("means", zeros(classes, features))
+        self.register_buffer("counts", zeros(classes))
+        self.register_buffer("scatter", zeros(features, features))
+        self.register_buffer("taken", zeros(()))  # into the scatter
+        self.register_buffer("weight", zeros(classes, features))
+        self.register_buffer("bias", zeros(classes) - torch.inf)
 
     @property
     def covariance(self) -> Float[Tensor, "features features"]:

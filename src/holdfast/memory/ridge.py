@@ -220,4 +220,5 @@ def _solved(gram: Tensor, ridge: float, targets: Tensor) -> Tensor | None:
     if bool(failed):
         return None
     half = torch.linalg.solve_triangular(factor, targets, upper=False)
-    return torch.linalg.solve_triangular(factor.mT, half, upper=True)
+    solved: Tensor = torch.linalg.solve_triangular(factor.mT, half, upper=True)
+    return solved

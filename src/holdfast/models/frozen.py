@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -253,7 +253,7 @@ def _tables(stream: Stream) -> Iterator[tuple[str, Any]]:
         yield "past", stream.past
 
 
-def _shared(table: Table) -> bool:
+def _shared(table: Table) -> TypeGuard[View]:
     """Whether the inputs of a table are those of some rows of another."""
     return isinstance(table, View) and "x" not in table.own
 

@@ -95,7 +95,7 @@ def test_a_ridge_head_is_filled_and_then_predicts_by_itself(numbered):
 
 def test_a_ridge_head_is_refused_by_others(numbered):
     learner = Learner(build("mlp(width=16)", numbered(), head="ridge"), ER(capacity=10))
-    with pytest.raises(StreamRefused, match="sums of random features .* the method ranpac"):
+    with pytest.raises(StreamRefused, match=r"sums of random features .* the method ranpac"):
         learner.learn(numbered())
 
 

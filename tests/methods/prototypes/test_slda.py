@@ -98,7 +98,7 @@ def test_a_discriminant_head_is_filled_and_then_predicts_by_itself(numbered):
 @pytest.mark.parametrize("method", [ER(capacity=10), NCM()])
 def test_a_discriminant_head_is_refused_by_others(numbered, method):
     learner = Learner(build("mlp(width=16)", numbered(), head="discriminant"), method)
-    with pytest.raises(StreamRefused, match="class means and a covariance .* the method slda"):
+    with pytest.raises(StreamRefused, match=r"class means and a covariance .* the method slda"):
         learner.learn(numbered())
 
 

@@ -18,8 +18,7 @@ from holdfast.models.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from holdfast.learner import Learner
-    from holdfast.stream import Stream
-    from holdfast.stream import Experience
+    from holdfast.stream import Experience, Stream
 
 
 class ICaRL(Method):
