@@ -12,20 +12,12 @@ from holdfast.learner import Learner
 from holdfast.method import chain
 from holdfast.methods import ER, NCM, SLDA
 from holdfast.models import build
-from holdfast.testing import check_method
 
 
 def features(learner, experiences, part="train"):
     tables = [getattr(e, part) for e in experiences]
     x = learner.features(Table({"x": torch.cat([t["x"] for t in tables])}))
     return x.double().numpy(), torch.cat([t["y"] for t in tables]).numpy()
-
-
-@pytest.mark.parametrize(
-    "make", [SLDA, lambda: SLDA(plastic=False, base=True)], ids=["streaming", "base"]
-)
-def test_it_keeps_the_contract(make):
-    check_method(make)
 
 
 def test_predictions_are_those_of_the_papers_recursion_over_the_whole_stream(numbered, learned):
