@@ -15,8 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # One thread a worker: more only make small tensors wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 $(TEST_ARGS)
 
-.PHONY: help setup demo test test-studies test-data test-slow check format bench bench-speed bench-attach bench-hft bench-merge bench-replay bench-long bench-scale bench-edit bench-reference studies docs constraints clean
-.PHONY: help setup demo test test-data test-slow check format bench bench-speed bench-attach bench-hft bench-merge bench-replay bench-long bench-edit bench-reference measured docs-tables studies constraints clean
+.PHONY: help setup demo test test-studies test-data test-slow check format bench bench-speed bench-attach bench-hft bench-merge bench-replay bench-long bench-scale bench-edit bench-reference measured docs-tables studies docs constraints clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets

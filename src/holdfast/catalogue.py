@@ -45,6 +45,8 @@ METHODS: dict[str, str] = {
     "packnet": "holdfast.methods.isolation.packnet:PackNet",
     "hat": "holdfast.methods.isolation.hat:HAT",
     "ncm": "holdfast.methods.prototypes.ncm:NCM",
+    "slda": "holdfast.methods.prototypes.slda:SLDA",
+    "ranpac": "holdfast.methods.prototypes.ranpac:RanPAC",
     "wa": "holdfast.methods.correction.wa:WA",
     "bic": "holdfast.methods.correction.bic:BiC",
     "grads": "holdfast.methods.selection.grads:GrADS",
