@@ -66,7 +66,7 @@ class Config(Settings):
     )
     model: str | None = setting(
         None,
-        "mlp, cnn, lenet, resnet18, cifar_resnet, llama, gpt2 or a folder (default: by the inputs).",
+        "mlp, cnn, lenet, resnet18, cifar_resnet, llama, gpt2 or a folder (default: by inputs).",
     )
     head: str = setting("full", "full, growing, cosine, multi, prototype, discriminant or ridge.")
     backbone: str = setting(

@@ -28,6 +28,7 @@ class Table:
         values: By spec.
         halves: Half-widths of their 95 % intervals, where there are any.
         bounds: Specs that are no choices.
+        pretrained: Whether the models knew something before; of classifiers that learn alone.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Table:
     values: Mapping[str, float]
     halves: Mapping[str, float]
     bounds: tuple[str, ...] = ()
+    pretrained: bool = False
 
     def gain(self, spec: str) -> float | None:
         """What a method wins over the baseline, as a share of what the best of the table wins.
@@ -93,13 +95,13 @@ def about(
 ) -> Iterator[Table]:
     """The tables that speak for a situation.
 
-    Those of classifiers that learn began with fresh weights, and tell nothing of others.
+    Of classifiers that learn, those that began with fresh weights tell nothing of others.
     """
     for table in tables():
         fits = (table.goal, table.model) == (goal, model) and set(table.kinds) & set(kinds)
-        fresh = (goal, model) == ("learn", "classifier")
+        alike = (goal, model) != ("learn", "classifier") or table.pretrained == pretrained
         rows = not table.old_data or old_data in table.old_data
-        if fits and rows and not (fresh and pretrained):
+        if fits and rows and alike:
             yield table
 
 
@@ -160,4 +162,5 @@ def _of_page(said: Mapping[str, Any]) -> Table:
         values={row["spec"]: row["value"] for row in said["rows"]},
         halves={row["spec"]: row["half"] for row in said["rows"] if "half" in row},
         bounds=tuple(said.get("bounds", ())),
+        pretrained=bool(said.get("pretrained", False)),
     )

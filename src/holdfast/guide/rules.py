@@ -39,10 +39,10 @@ RULES = (
     Rule(
         "class-pretrained",
         lambda s: _learns(s, "class") and s.pretrained and s.rows == "none",
-        ("ncm",),
+        ("ranpac(projections=1000)", "slda", "ncm"),
         "A backbone that knows enough needs no training: class statistics of its features are added"
-        " up, and nothing is forgotten.",
-        "Mensink et al., 2013",
+        " up, and nothing is forgotten; second-order ones tell more than means.",
+        "McDonnell et al., 2023; Hayes and Kanan, 2020; Mensink et al., 2013",
     ),
     Rule(
         "class-few",
