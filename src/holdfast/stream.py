@@ -133,6 +133,8 @@ class Stream:
             stream whose classes come again, one a class.
         evaluations: After which experiences the test sets are scored, ascending, the last among
             them; none given: after each.
+        tokens: Of which encoder (`holdfast.models.sentences`) the inputs are tokens, rows filled up
+            with -1; None: they are none.
     """
 
     name: str
@@ -152,6 +154,7 @@ class Stream:
     scorer: Scorer | None = None
     tests: tuple[TestSet, ...] = ()
     evaluations: tuple[int, ...] = ()
+    tokens: str | None = None
 
     def __len__(self) -> int:
         return len(self.experiences)

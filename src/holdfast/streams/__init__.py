@@ -2,6 +2,7 @@
 
 from holdfast.streams.catalogue import Entry, build, entries, entry, is_language
 from holdfast.streams.given import made, occurring, permuted, rotated, split
+from holdfast.streams.texts import split_texts as texts
 
 __all__ = [
     "Entry",
@@ -14,4 +15,5 @@ __all__ = [
     "permuted",
     "rotated",
     "split",
+    "texts",
 ]
