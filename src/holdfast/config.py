@@ -6,6 +6,7 @@ streams, methods and models are looked up when they are built; ranges are checke
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar
@@ -118,7 +119,10 @@ class Config(Settings):
 
 def is_folder(model: str) -> bool:
     """Whether a model is named by the folder that holds it: a path, or the name of one here."""
-    return bool(model) and ("/" in model or model[0] in ".~" or Path(model).is_dir())
+    if not model or Path(model).is_dir():
+        return bool(model)
+    spec = re.fullmatch(r"\s*[A-Za-z][\w-]*\s*\(.*\)\s*", model)  # whose arguments may be paths
+    return not spec and ("/" in model or model[0] in ".~")
 
 
 SETTINGS = {setting.name: setting for setting in fields(Config)}

@@ -21,7 +21,7 @@ from holdfast.divergence import LossWatch, check_weights
 from holdfast.errors import UsageError, at_least
 from holdfast.evaluation import Record, Scorer, Scores, TestSets, undisturbed
 from holdfast.method import Method, Phase, refuse_unfit
-from holdfast.objective import Classification, Objective
+from holdfast.objective import Classification, ClassificationOfTokens, Objective
 from holdfast.optim.carry import carry_state
 from holdfast.optim.schedules import Schedule, StepSchedule, constant
 from holdfast.ranks import Ranks
@@ -599,7 +599,8 @@ class Learner:
             from holdfast.language.objective import objective_of
 
             return objective_of(self.model)
-        return Classification(
+        kind = Classification if stream.tokens is None else ClassificationOfTokens
+        return kind(
             [experience.classes for experience in stream],
             stream.classes,
             task_known=stream.scenario == "task",

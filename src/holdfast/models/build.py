@@ -10,11 +10,13 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
+from holdfast.config import is_folder
 from holdfast.errors import UsageError, unknown
+from holdfast.models import transformed
 from holdfast.models.backbones import CNN, MLP, ResNet18
 from holdfast.models.classifier import Classifier, Standardise
 from holdfast.models.heads import HEADS, build_head
-from holdfast.spec import bind, parse_one
+from holdfast.spec import Spec, bind, parse_one
 from holdfast.stream import Stream, white_in
 
 Inputs = Literal["standard", "unit"]
@@ -47,7 +49,18 @@ def _channels(stream: Stream, name: str) -> int:
     return stream.shape[0]
 
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": _mlp, "cnn": _cnn, "resnet18": _resnet18}
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "mlp": _mlp,
+    "cnn": _cnn,
+    "resnet18": _resnet18,
+    "vit": transformed.vit,
+    "resnet": transformed.resnet,
+    "bert": transformed.bert,
+    "encoder": transformed.encoder,
+    "config": transformed.of_config,
+}
+READERS = ("encoder", "bert", "config")
+"""Of these, models of texts."""
 
 
 def build(
@@ -61,7 +74,10 @@ def build(
 
     Args:
         spec: `mlp(width=256, depth=2, activation=relu, dropout=0)`, `cnn(width=32, depth=3)` or
-            `resnet18(width=20)`.
+            `resnet18(width=20)`; of transformers, `vit(width=64, depth=4, heads=4, patch=4)`,
+            `resnet(width=16, depth=2, stages=3)`, `config('FOLDER/config.json')`, or the folder of
+            a checkpoint; for streams of tokens, `encoder`, `bert(width=64, depth=2, heads=2)`,
+            `config`, or the folder of an encoder.
         stream: What it is for: shape of the inputs, number of classes.
         head: `"full"`: a linear row for every class from the start; `"growing"`: rows appear with
             their classes; `"cosine"`: the same, by cosine similarity; `"multi"`: one linear layer
@@ -72,8 +88,9 @@ def build(
     Raises:
         UsageError: If the model, an argument or the head does not exist or does not fit.
     """
-    wanted = parse_one(spec)
-    if wanted.name not in MODELS:
+    wanted = Spec("folder", (spec,)) if is_folder(spec) else parse_one(spec)
+    make = transformed.of_folder if is_folder(spec) else MODELS.get(wanted.name)
+    if make is None:
         raise unknown("model", wanted.name, MODELS)
     if inputs not in get_args(Inputs):
         raise unknown("scale of inputs", inputs, get_args(Inputs))
@@ -85,10 +102,11 @@ def build(
     kind = "linear" if head == "full" else head
     if kind not in HEADS:
         raise unknown("head", head, {"full", *HEADS})
-    make = MODELS[wanted.name]
     arguments = bind(wanted, partial(make, stream), "model")
     for name, value in arguments.items():
         least = 0 if (wanted.name, name) == ("mlp", "depth") else 1
+        if name == "path":
+            continue
         if name in ("activation", "dropout"):  # of these the network says what it accepts
             if value is None:
                 raise UsageError(f"{name} of {wanted.name} cannot be none; leave it out.")
@@ -102,7 +120,16 @@ def build(
         width = int(backbone.width)  # type: ignore[arg-type]
         task_classes = [len(experience.classes) for experience in stream]
         top = build_head(kind, width, stream.classes, task_classes)
+    takes = getattr(backbone, "takes", None)
+    if (takes == "tokens") != (stream.tokens is not None):
+        raise UsageError(
+            f"The inputs of {stream.name!r} are {'' if stream.tokens else 'not '}tokens of texts, "
+            f"and {spec} takes {'tokens' if takes == 'tokens' else 'numbers'}. Accepted: "
+            f"{', '.join(READERS)} or an encoder's folder."
+        )
+    if takes == "tokens":
+        return Classifier(backbone, top)
     scale = stream.scale
-    if inputs == "unit":
+    if inputs == "unit" or takes == "unit":
         scale = ((0.0,), (white_in(stream[0].train["x"], stream.white),))
     return Classifier(nn.Sequential(Standardise(*scale, dims=len(stream.shape)), backbone), top)

@@ -58,11 +58,20 @@ class Standardise(nn.Module):
 def as_classifier(model: nn.Module) -> Classifier:
     """Split a module whose last submodule is linear into backbone and head; weights are shared.
 
+    A classifier of transformers (`AutoModelForImageClassification`,
+    `AutoModelForSequenceClassification`) is split where its own classifier begins; it takes images,
+    or rows of tokens filled up with -1, and its preprocessing is left to the stream.
+
     Raises:
         UsageError: If the last submodule is not linear.
     """
     if isinstance(model, Classifier):
         return model
+    if hasattr(model, "config") and hasattr(model, "main_input_name"):
+        from holdfast.models.transformed import Headless
+
+        headless = Headless(model)
+        return Classifier(headless, headless.taken[0])
     leaves = [(name, part) for name, part in model.named_modules() if not list(part.children())]
     name, last = leaves[-1] if leaves else ("", model)
     if not isinstance(last, nn.Linear) or not name:

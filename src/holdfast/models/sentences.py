@@ -59,7 +59,8 @@ class SentenceEncoder(nn.Module):
     """An encoder of transformers from rows of tokens to one vector each.
 
     Args:
-        model: From `input_ids` and `attention_mask` to an output with `.last_hidden_state`.
+        model: From `input_ids` and `attention_mask` to an output with `.last_hidden_state`; a
+            pooler of its own is taken out of it.
         pooling: Of the states.
 
     Example:
@@ -72,8 +73,12 @@ class SentenceEncoder(nn.Module):
         torch.Size([2, 8])
     """
 
+    takes = "tokens"
+
     def __init__(self, model: nn.Module, pooling: Pooling | None = None) -> None:
         super().__init__()
+        if getattr(model, "pooler", None) is not None:
+            model.pooler = None  # type: ignore[assignment]
         self.model, self.pooling = model, pooling or Pooling()
         self.width = int(model.config.hidden_size)  # type: ignore[union-attr, arg-type]
 
