@@ -40,6 +40,26 @@ def _resnet18(stream: Stream, width: int = 20) -> ResNet18:
     return ResNet18(_channels(stream, "resnet18"), width)
 
 
+def _pretrained(
+    stream: Stream,
+    model: str = "cnn",
+    on: str = "fashion-mnist",
+    epochs: int = 5,
+    limit: int | None = 10_000,
+    seed: int = 0,
+) -> nn.Module:
+    from holdfast.models.zoo import pictures
+
+    recipe = pictures.picture_recipe(model, on, epochs, limit, seed)
+    channels, framed = _channels(stream, "pretrained"), pictures.backbone(recipe)
+    if channels not in (1, framed.channels):
+        raise UsageError(
+            f"{model}, pre-trained on {on}, takes {framed.channels} channels; the images of "
+            f"{stream.name!r} have {channels}. Accepted: as many, or one, which is repeated."
+        )
+    return framed
+
+
 def _channels(stream: Stream, name: str) -> int:
     if len(stream.shape) != 3:
         raise UsageError(
@@ -58,6 +78,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "bert": transformed.bert,
     "encoder": transformed.encoder,
     "config": transformed.of_config,
+    "pretrained": _pretrained,
 }
 READERS = ("encoder", "bert", "config")
 """Of these, models of texts."""
@@ -77,7 +98,7 @@ def build(
             `resnet18(width=20)`; of transformers, `vit(width=64, depth=4, heads=4, patch=4)`,
             `resnet(width=16, depth=2, stages=3)`, `config('FOLDER/config.json')`, or the folder of
             a checkpoint; for streams of tokens, `encoder`, `bert(width=64, depth=2, heads=2)`,
-            `config`, or the folder of an encoder.
+            `config`, or the folder of an encoder; of the zoo, `pretrained(cnn, on=omniglot)`.
         stream: What it is for: shape of the inputs, number of classes.
         head: `"full"`: a linear row for every class from the start; `"growing"`: rows appear with
             their classes; `"cosine"`: the same, by cosine similarity; `"multi"`: one linear layer
@@ -105,7 +126,7 @@ def build(
     arguments = bind(wanted, partial(make, stream), "model")
     for name, value in arguments.items():
         least = 0 if (wanted.name, name) == ("mlp", "depth") else 1
-        if name == "path":
+        if name == "path" or wanted.name == "pretrained":  # checked where they are used
             continue
         if name in ("activation", "dropout"):  # of these the network says what it accepts
             if value is None:

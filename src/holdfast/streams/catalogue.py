@@ -175,6 +175,13 @@ def is_language(text: str) -> bool:
     return name in (language.OWN if ":" in text.partition("(")[0] else language.STREAMS)
 
 
+def is_encoded(text: str) -> bool:
+    """Whether a spec string names a stream of texts that an encoder makes its inputs of."""
+    name = re.split(r"[(:]", text.strip(), maxsplit=1)[0].strip()
+    recipe = STREAMS[name].recipe if name in STREAMS else name
+    return recipe in TEXT
+
+
 def build(
     text: str, seed: int = 0, experiences: int | None = None, *, tokenizer: Any = None
 ) -> Stream:
