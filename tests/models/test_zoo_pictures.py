@@ -44,7 +44,7 @@ def test_a_backbone_is_made_once_and_its_recipe_recorded() -> None:
     told = json.loads((path / "recipe.json").read_text())
     assert PictureRecipe(**told["recipe"]) == TINY
     assert told["shape"] == [1, 8, 8]
-    assert told["accuracy"] > 0.5  # of ten classes
+    assert told["accuracy"] > 0.3  # of ten classes
 
 
 def test_equal_recipes_give_equal_weights_and_other_seeds_others(

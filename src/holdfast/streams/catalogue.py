@@ -26,7 +26,7 @@ from holdfast.streams.texts import SOURCES as TEXTS
 from holdfast.streams.texts import read as read_texts
 
 RECIPES = {**PLAIN, **RECURRENCE, **ARRIVAL}
-TEXT = {**OF_TEXTS, "sequence": sequence}
+TEXT: dict[str, Callable[..., Stream]] = {**OF_TEXTS, "sequence": sequence}
 """Recipes of labelled texts."""
 _MAKE = {**RECIPES, **TEXT}
 _SOURCES: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {

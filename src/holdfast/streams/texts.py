@@ -226,7 +226,8 @@ def clinc150() -> Texts:
 
 def given(name: str) -> Texts:
     """A set of HOLDFAST_DATA that lies in a folder of its name as `train` and `test`."""
-    return Texts(name, *(_read(data_file(f"{name}/{part}.jsonl.gz")) for part in ("train", "test")))
+    train, test = (_read(data_file(f"{name}/{part}.jsonl.gz")) for part in ("train", "test"))
+    return Texts(name, train, test)
 
 
 SOURCES: dict[str, tuple[Callable[[], Texts], tuple[str, ...]]] = {
@@ -292,8 +293,8 @@ def split_texts(
         ([8, 8, 8], (1024,))
     """
     told = {"experiences": experiences, **arguments}
-    bound = bind(Spec("texts", (), told), partial(texts, None, "", 0), "stream")
-    return texts(Texts(name, train, test), name, seed, **bound).validated()
+    make = partial(texts, Texts(name, train, test), name, seed)
+    return make(**bind(Spec("texts", (), told), make, "stream")).validated()
 
 
 def _read(path: Path, fields: str = FIELDS) -> tuple[list[str], list[str]]:
