@@ -108,6 +108,16 @@ def test_so_is_a_classifier_of_sequences_whatever_it_pads_with(pad: int) -> None
         assert split.head.weight.shape == (3, 8)
 
 
+def test_with_a_stream_raw_images_are_standardised(digits: Stream) -> None:
+    torch.manual_seed(0)
+    config = ViTConfig(**VIT, image_size=8, patch_size=4, num_channels=1)
+    model = ViTForImageClassification(config).eval()
+    raw = digits[0].test["x"]
+    (mean,), (deviation,) = digits.scale
+    logits = model(pixel_values=(raw - mean) / deviation).logits
+    torch.testing.assert_close(as_classifier(model, digits)(raw), logits)
+
+
 def test_a_model_that_classifies_nothing_is_not_split() -> None:
     with pytest.raises(UsageError, match="No linear layer of ViTModel gives logits of its 9"):
         as_classifier(ViTModel(ViTConfig(**VIT, image_size=8, patch_size=4, num_labels=9)))
