@@ -24,7 +24,7 @@ class Config(Settings):
         stream: Spec of the stream, as for `holdfast.streams.build`.
         method: Spec of the method; chained with `+`. Kept in one spelling.
         experiences: Number of experiences; None: the stream's own.
-        model: Spec of the model, or the folder of a language model; None: by the stream's inputs
+        model: Spec of the model, or the folder of a checkpoint; None: by the stream's inputs
             (`holdfast.run.default_model`).
         head: `full`, `growing`, `cosine`, `multi` or `prototype`.
         inputs: How a classifier scales them: `standard` (mean 0, deviation 1) or `unit` (0 to 1).
@@ -64,7 +64,9 @@ class Config(Settings):
         None, "How many experiences (default: the stream's own).", least=1
     )
     model: str | None = setting(
-        None, "mlp, cnn, resnet18, llama, gpt2 or a checkpoint's folder (default: by the inputs)."
+        None,
+        "mlp, cnn, resnet18, vit, resnet, pretrained(cnn, on=mnist), encoder, bert, llama, gpt2 or "
+        "a checkpoint's folder (default: by the inputs).",
     )
     head: str = setting("full", "full, growing, cosine, multi or prototype.")
     inputs: str = setting(
