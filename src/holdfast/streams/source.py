@@ -27,6 +27,7 @@ class Source:
         class_names: By label.
         scale: `(mean, deviation)` of the training inputs, as `scale_of` finds them.
         white: The value of white in images, where black is 0; None: 255 in bytes, 1 in floats.
+        tokens: Of which encoder the inputs are tokens; None: they are none.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Source:
     class_names: tuple[str, ...]
     scale: Scale
     white: float | None = None
+    tokens: str | None = None
 
     @property
     def classes(self) -> int:
@@ -95,25 +97,53 @@ def class_incremental(
     Raises:
         UsageError: If there are more experiences than classes, or if the order is none.
     """
-    if not 1 <= experiences <= source.classes:
+    parts = evenly(source.classes, experiences, seed, source.name, class_order)
+    return by_parts(source, parts, name or f"split-{source.name}")
+
+
+def evenly(
+    classes: int,
+    experiences: int,
+    seed: int | None,
+    name: str,
+    class_order: Sequence[int] | None = None,
+) -> list[list[int]]:
+    """Classes, in an order drawn by seed, given, or their own, split over experiences.
+
+    Raises:
+        UsageError: If there are more experiences than classes, or if the order is none.
+    """
+    if not 1 <= experiences <= classes:
         raise UsageError(
-            f"{source.name!r} has {source.classes} classes, so it splits into 1 to "
-            f"{source.classes} experiences; given: {experiences}."
+            f"{name!r} has {classes} classes, so it splits into 1 to {classes} experiences; "
+            f"given: {experiences}."
         )
-    order = drawn_order(source.classes, seed)
+    order = drawn_order(classes, seed)
     if class_order is not None:
-        if sorted(class_order) != list(range(source.classes)):
+        if sorted(class_order) != list(range(classes)):
             raise UsageError(
-                f"class_order must name each class of {source.name!r} once, 0 to "
-                f"{source.classes - 1}; given: {list(class_order)}."
+                f"class_order must name each class of {name!r} once, 0 to {classes - 1}; "
+                f"given: {list(class_order)}."
             )
         order = torch.tensor(class_order)
+    return [part.tolist() for part in order.tensor_split(experiences)]
+
+
+def by_parts(source: Source, parts: Sequence[Sequence[int]], name: str) -> Stream:
+    """One experience for each part of the classes; labels are renumbered by arrival.
+
+    Args:
+        source: The data.
+        parts: All classes of the source, each once.
+        name: Of the stream.
+    """
+    order = torch.tensor([c for part in parts for c in part])
     renumbered = order.argsort()
     train = source.train.with_columns(y=renumbered[source.train["y"]])
     test = source.test.with_columns(y=renumbered[source.test["y"]])
-    parts = torch.arange(source.classes).tensor_split(experiences)
+    arrived = torch.arange(source.classes).split([len(part) for part in parts])
     return Stream(
-        name=name or f"split-{source.name}",
+        name=name,
         experiences=[
             Experience(
                 index=index,
@@ -122,7 +152,7 @@ def class_incremental(
                 classes=tuple(part.tolist()),
                 name=", ".join(source.class_names[int(order[c])] for c in part),
             )
-            for index, part in enumerate(parts)
+            for index, part in enumerate(arrived)
         ],
         scenario="class",
         classes=source.classes,
@@ -130,6 +160,7 @@ def class_incremental(
         scale=source.scale,
         white=source.white,
         class_names=tuple(source.class_names[int(c)] for c in order),
+        tokens=source.tokens,
     )
 
 
