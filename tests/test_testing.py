@@ -33,6 +33,7 @@ SHORTER = {
     "ewc": "ewc(examples=12)",
     "online_ewc": "online_ewc(examples=12)",
     "mas": "mas(examples=12)",
+    "refresh": "refresh(examples=12)",
     "wise": "wise(steps=2, prefixes=0)",
     "grace": "grace(steps=1)",
     "rome": "rome(at=last, prefixes=0, steps=2)",

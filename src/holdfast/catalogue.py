@@ -38,6 +38,8 @@ METHODS: dict[str, str] = {
     "si": "holdfast.methods.penalties.si:SI",
     "mas": "holdfast.methods.penalties.mas:MAS",
     "rwalk": "holdfast.methods.penalties.rwalk:RWalk",
+    "refresh": "holdfast.methods.penalties.refresh:Refresh",
+    "cpr": "holdfast.methods.penalties.cpr:CPR",
     "lwf": "holdfast.methods.distillation.lwf:LwF",
     "agem": "holdfast.methods.projection.agem:AGEM",
     "gem": "holdfast.methods.projection.gem:GEM",

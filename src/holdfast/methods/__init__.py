@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     from holdfast.methods.editing.wise import WISE
     from holdfast.methods.isolation.hat import HAT
     from holdfast.methods.isolation.packnet import PackNet
+    from holdfast.methods.penalties.cpr import CPR
     from holdfast.methods.penalties.ewc import EWC, OnlineEWC
     from holdfast.methods.penalties.l2 import L2
     from holdfast.methods.penalties.mas import MAS
+    from holdfast.methods.penalties.refresh import Refresh
     from holdfast.methods.penalties.rwalk import RWalk
     from holdfast.methods.penalties.si import SI
     from holdfast.methods.projection.agem import AGEM
@@ -83,6 +85,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AGEM",
     "CLSER",
+    "CPR",
     "DER",
     "DMT",
     "DPO",
@@ -143,6 +146,7 @@ __all__ = [
     "PackNet",
     "RWalk",
     "RandomLabels",
+    "Refresh",
     "Replay",
     "Retain",
     "RetainKL",
