@@ -34,8 +34,8 @@ def _cnn(stream: Stream, width: int = 32, depth: int = 3) -> CNN:
     return CNN(_channels(stream, "cnn"), width, depth)
 
 
-def _resnet18(stream: Stream, width: int = 20) -> ResNet18:
-    return ResNet18(_channels(stream, "resnet18"), width)
+def _resnet18(stream: Stream, width: int = 20, blocks: int = 2) -> ResNet18:
+    return ResNet18(_channels(stream, "resnet18"), width, blocks)
 
 
 def _channels(stream: Stream, name: str) -> int:
@@ -61,7 +61,7 @@ def build(
 
     Args:
         spec: `mlp(width=256, depth=2, activation=relu, dropout=0)`, `cnn(width=32, depth=3)` or
-            `resnet18(width=20)`.
+            `resnet18(width=20, blocks=2)`.
         stream: What it is for: shape of the inputs, number of classes.
         head: `"full"`: a linear row for every class from the start; `"growing"`: rows appear with
             their classes; `"cosine"`: the same, by cosine similarity; `"multi"`: one linear layer
