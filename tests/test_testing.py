@@ -23,6 +23,7 @@ VARIANTS = [
     "lwf(warmup_epochs=1)",
     "cumulative(from_scratch=true)",
     "scr(capacity=20, batch_size=8, review=true)",
+    "fpf(iterations=3, when=each)",
 ]
 
 
@@ -30,6 +31,8 @@ VARIANTS = [
 # Small text names no subjects, and editors take requests one by one. GDumb would train 256 epochs.
 SHORTER = {
     "gdumb": "gdumb(epochs=2)",
+    "fpf": "fpf(iterations=3)",
+    "k_fpf": "k_fpf(iterations=3)",
     "ewc": "ewc(examples=12)",
     "online_ewc": "online_ewc(examples=12)",
     "mas": "mas(examples=12)",

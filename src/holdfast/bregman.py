@@ -73,7 +73,8 @@ class NegativeEntropy:
     """
 
     def value(self, point: Float[Tensor, "*points width"]) -> Float[Tensor, "*points"]:
-        return torch.special.xlogy(point.exp(), point.exp()).sum(-1)
+        value: Tensor = torch.special.xlogy(point.exp(), point.exp()).sum(-1)
+        return value
 
     def divergence(
         self, p: Float[Tensor, "*points width"], q: Float[Tensor, "*points width"]
@@ -128,7 +129,8 @@ class GaussianLogPartition:
 
     def value(self, point: Float[Tensor, "2 *points width"]) -> Float[Tensor, "*points"]:
         first, second = point
-        return (-first.square() / (4 * second) - 0.5 * torch.log(-2 * second)).sum(-1)
+        value: Tensor = (-first.square() / (4 * second) - 0.5 * torch.log(-2 * second)).sum(-1)
+        return value
 
     def divergence(
         self, p: Float[Tensor, "2 *points width"], q: Float[Tensor, "2 *points width"]

@@ -32,6 +32,8 @@ METHODS: dict[str, str] = {
     "gdumb": "holdfast.methods.replay.gdumb:GDumb",
     "scr": "holdfast.methods.replay.scr:SCR",
     "cls_er": "holdfast.methods.replay.cls_er:CLSER",
+    "fpf": "holdfast.methods.replay.fpf:FPF",
+    "k_fpf": "holdfast.methods.replay.fpf:KFPF",
     "l2": "holdfast.methods.penalties.l2:L2",
     "ewc": "holdfast.methods.penalties.ewc:EWC",
     "online_ewc": "holdfast.methods.penalties.ewc:OnlineEWC",

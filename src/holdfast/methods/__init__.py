@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from holdfast.methods.replay.der import DER, DERpp
     from holdfast.methods.replay.er import ER
     from holdfast.methods.replay.er_ace import ERACE
+    from holdfast.methods.replay.fpf import FPF, KFPF
     from holdfast.methods.replay.gdumb import GDumb
     from holdfast.methods.replay.gss import GSS
     from holdfast.methods.replay.icarl import ICaRL
@@ -93,6 +94,7 @@ __all__ = [
     "ER",
     "ERACE",
     "EWC",
+    "FPF",
     "FTL",
     "FTM",
     "GA",
@@ -103,6 +105,7 @@ __all__ = [
     "HAT",
     "HFT",
     "IDK",
+    "KFPF",
     "KTO",
     "L2",
     "MAS",
