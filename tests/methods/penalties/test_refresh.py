@@ -138,6 +138,26 @@ def test_noise_has_its_deviation_and_comes_from_the_learners_generator(numbered,
     drawn = torch.cat(noise)
     assert float(drawn.mean()) == pytest.approx(0, abs=4 * 0.1 / len(drawn) ** 0.5)
     assert float(drawn.std()) == pytest.approx(0.1, rel=0.03)
+    assert len({float(part[0]) for part in noise}) == len(noise)
+    first = noise[0]
+    noise.clear()
+    method = Still(delta=0.5, noise=0.2, caution=0.0)
+    learned(numbered(), chain(before, method, watching(batch=batch)), epochs=1, seed=1)
+    assert not torch.allclose(first, noise[0], atol=1e-3)
+
+
+def test_the_data_come_in_the_same_order_as_without_it(numbered, learned, watching):
+    def seen(method):
+        order = []
+
+        def batch(self, learner, batch):
+            order.append(batch["id"].tolist())
+            return batch
+
+        learned(numbered(), chain(ER(capacity=30), method, watching(batch=batch)))
+        return order
+
+    assert seen(Refresh(delta=0.1, steps=2)) == seen(Finetune())
 
 
 def test_running_statistics_count_real_steps_alone(numbered, learned, watching):

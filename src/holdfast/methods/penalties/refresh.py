@@ -42,7 +42,8 @@ class Refresh(Method):
 
     The ascent is made in thought: running statistics of normalisation are those of real steps
     alone. Where gradients are accumulated, every pass unlearns its own rows before it. Only what
-    the stream brings is unlearned, never what other methods replay.
+    the stream brings is unlearned, never what other methods replay. Noise has draws of its own, by
+    the learner's seed: the data come in the same order as without refreshing.
 
     Args:
         delta: Share of its length that a tensor moves before every update.
@@ -82,6 +83,7 @@ class Refresh(Method):
         needs=frozenset({"boundaries", "labels"}),
         keeps=frozenset({"parameters"}),
     )
+    remembers = ("refreshed",)
 
     def __init__(
         self,
@@ -104,6 +106,7 @@ class Refresh(Method):
         self.caution, self.noise, self.decay = caution, noise, decay
         self.weighted, self.rescale, self.examples = weighted, rescale, examples
         self.fisher = ParameterStore()
+        self.refreshed = 0  # how often
 
     def setup(self, learner: Learner) -> None:
         for part in learner.method.parts():
@@ -123,12 +126,15 @@ class Refresh(Method):
         weights = [parameter.detach() for parameter in learner.parameters]
         move = self.unlearned(learner, batch, weights)
         if self.noise:
-            torch._foreach_add_(move, noise_like(learner, weights), alpha=self.noise)
+            draw = torch.Generator(learner.device)
+            draw.manual_seed(1_000_003 * self.refreshed + learner.seed)
+            torch._foreach_add_(move, noise_like(weights, draw), alpha=self.noise)
         if self.fisher and self.caution:
             held = torch._foreach_mul(self.fisher.get(learner.named), self.caution)
             torch._foreach_add_(held, 1.0)
             torch._foreach_div_(move, held)
         torch._foreach_add_(weights, move, alpha=self.delta)
+        self.refreshed += 1
 
     def unlearned(self, learner: Learner, batch: Batch, weights: list[Tensor]) -> list[Tensor]:
         """u: the way up the loss of a batch."""
@@ -151,8 +157,7 @@ class Refresh(Method):
         self.fisher.put(learner.named, torch._foreach_add(old, new))
 
 
-def noise_like(learner: Learner, tensors: list[Tensor]) -> list[Tensor]:
-    """Standard normal noise in the shapes of tensors, by the learner's generator, in one draw."""
+def noise_like(tensors: list[Tensor], generator: torch.Generator) -> list[Tensor]:
+    """Standard normal noise in the shapes of tensors, in one draw."""
     count = sum(tensor.numel() for tensor in tensors)
-    draw = torch.randn(count, generator=learner.generator, device=learner.device)
-    return shaped(draw, tensors)
+    return shaped(torch.randn(count, generator=generator, device=generator.device), tensors)
