@@ -49,11 +49,9 @@ def virtual_gradient(
         return functional_call(learner.model, stead, inputs, named)
 
     batch = learner.augmented(batch)
-    with torch.enable_grad(), learner.autocast():
+    with torch.enable_grad():
         loss = learner.objective.loss(learner.objective.forward(model, batch), batch)
-    found = torch.autograd.grad(loss, list(at), materialize_grads=True)
-    learner.ranks.average(found)
-    return list(found)
+    return list(torch.autograd.grad(loss, list(at), materialize_grads=True))
 
 
 def virtual_step(learner: Learner, batch: Batch) -> dict[str, Tensor]:

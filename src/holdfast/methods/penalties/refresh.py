@@ -138,10 +138,12 @@ class Refresh(Method):
 
     def unlearned(self, learner: Learner, batch: Batch, weights: list[Tensor]) -> list[Tensor]:
         """u: the way up the loss of a batch."""
-        there = torch._foreach_mul(virtual_gradient(learner, batch), self.rate)
-        for _ in range(self.steps - 1):
-            further = virtual_gradient(learner, batch, torch._foreach_add(weights, there))
-            torch._foreach_add_(there, further, alpha=self.rate)
+        there = torch._foreach_mul(weights, 0.0)
+        for _ in range(self.steps):
+            with learner.autocast():
+                up = virtual_gradient(learner, batch, torch._foreach_add(weights, there))
+            learner.ranks.average(up)  # with dropout, each process has its own
+            torch._foreach_add_(there, up, alpha=self.rate)
         if self.rescale:
             lengths = torch._foreach_add(torch._foreach_norm(there), TINY)
             torch._foreach_mul_(there, torch._foreach_div(torch._foreach_norm(weights), lengths))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.data import Batch
-from holdfast.errors import StreamRefused, UsageError, at_least
+from holdfast.errors import UsageError, at_least
 from holdfast.losses import output_distance
 from holdfast.memory.buffer import Buffer
 from holdfast.memory.parameters import ParameterStore
@@ -128,6 +128,13 @@ class FPF(Method):
         return super().refusal(stream, model)
 
     def setup(self, learner: Learner) -> None:
+        from holdfast.learner import Learner as Own
+
+        if not isinstance(learner, Own):
+            raise UsageError(
+                f"{type(self).__name__} follows a whole stream, and trains at its end, as in "
+                "holdfast's own loop: another trainer knows neither."
+            )
         groups = self.groups(learner)
         if self.tune not in (*BY_SCORE, "all"):
             chosen(groups, self.tune.split())
@@ -237,14 +244,15 @@ class FPF(Method):
         for layer in norms(learner.model, [la for name in names for la in groups[name].layers]):
             layer.eval()
 
+        moving = [weight.detach() for weight in weights]
+
         def update() -> None:
             replayed = memory.sample(self.batch_size, learner.generator)
             with torch.enable_grad(), learner.autocast():
                 loss = self.tuning_loss(learner, replayed)
             gradients = torch.autograd.grad(loss, weights, materialize_grads=True)
             learner.ranks.average(gradients)
-            with torch.no_grad():
-                torch._foreach_add_(weights, gradients, alpha=-self.rate)
+            torch._foreach_add_(moving, gradients, alpha=-self.rate)
 
         learner.meter.apart(update, self.iterations)
         for part, training in modes:
@@ -276,7 +284,7 @@ class KFPF(FPF):
     Args:
         capacity: Examples remembered, by reservoir.
         k: Fine-tunings.
-        every: Steps between them, in place of N/k; needed where N is not known.
+        every: Steps between them, in place of N/k.
         gamma: Weight of the distance to stored logits; 0: labels alone (k-FPF-CE).
         iterations: Steps of each fine-tuning.
         batch_size: Examples a step of it.
@@ -325,13 +333,7 @@ class KFPF(FPF):
 
     def setup(self, learner: Learner) -> None:
         super().setup(learner)
-        from holdfast.learner import Learner as Own
-
-        if self.every is None and not isinstance(learner, Own):
-            raise StreamRefused(
-                "KFPF spreads its fine-tunings over all steps, and another trainer does not tell "
-                "how many: give every."
-            )
+        self._interval = self.interval(learner)
 
     def batch(self, learner: Learner, batch: Batch) -> Batch:
         return batch
@@ -349,13 +351,13 @@ class KFPF(FPF):
 
     def step(self, learner: Learner) -> None:
         super().step(learner)
-        if (learner.updates + 1) % self.interval(learner) == 0:
+        if (learner.updates + 1) % self._interval == 0:
             self.trigger(learner)
 
     def end(self, learner: Learner, experience: Experience) -> None:
         if self.scoring(learner) and learner.step:
             self.dynamics.end(self.groups(learner))
-        if self.ended(learner) and learner.updates % self.interval(learner):
+        if self.ended(learner) and learner.updates % self._interval:
             self.trigger(learner)
 
     def trigger(self, learner: Learner) -> None:
