@@ -522,7 +522,8 @@ STUDY = Study(
         "ResNet-18 and up to 100 epochs.",
         "The form of the score that chooses the modules is ours, and beside it stands the distance "
         "between the ends of tasks.",
-        "k-FPF makes as many steps of fine-tuning in all, whatever k, and as many as FPF.",
+        "k-FPF makes as many steps of fine-tuning in all, whatever k, and as many as FPF; what "
+        "would come before the first switch is left out, with nothing to choose modules by.",
         "What fine-tuning at the end gives is measured on copies of one final state.",
         "Where only one epoch is made the last epoch of a task is its first.",
     ),
