@@ -167,3 +167,36 @@ def test_what_is_not_counted_is_charged_as_its_kind_was_last() -> None:
     again = Meter(CPU)
     again.load_state_dict(meter.state_dict())
     assert again.known == {"end": 2 * 7**3, "begin": 16}
+
+
+def test_work_apart_is_counted_once_for_all_times_and_is_no_part_of_a_step() -> None:
+    meter, done = Meter(CPU), []
+
+    def work() -> None:
+        done.append(product(3)())
+
+    def update() -> torch.Tensor:
+        meter.apart(work, 5)
+        return product(2)()
+
+    meter.step(0, update)  # counted: a step of 16 operations, and 5 times 54 apart
+    meter.step(1, product(2))
+    meter.step(2, product(2))
+    meter.step(3, update)  # not counted, but for what is apart
+    assert len(done) == 10
+    assert meter.apart_flops == 10 * 54
+    assert meter.flops == 4 * 16 + 10 * 54
+    meter.counted(update)
+    assert meter.flops == 5 * 16 + 15 * 54
+    assert meter.apart_seconds > 0
+    other = Meter(CPU)
+    other.load_state_dict(meter.state_dict())
+    assert (other.apart_flops, other.apart_seconds) == (meter.apart_flops, meter.apart_seconds)
+
+
+def test_where_counting_is_off_work_apart_is_done_and_timed_alone() -> None:
+    meter, done = Meter(CPU), []
+    meter.counting = False
+    meter.apart(lambda: done.append(product(3)()), 4)
+    assert (len(done), meter.flops, meter.apart_flops) == (4, 0, 0)
+    assert meter.apart_seconds > 0

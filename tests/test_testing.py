@@ -25,6 +25,7 @@ VARIANTS = [
     "scr(capacity=20, batch_size=8, review=true)",
     "slda(plastic=false, base=true)",
     "ranpac(projections=24, ridge=1.0)",
+    "fpf(iterations=3, when=each)",
 ]
 
 
@@ -33,9 +34,12 @@ VARIANTS = [
 SHORTER = {
     "gdumb": "gdumb(epochs=2)",
     "ranpac": "ranpac(projections=24)",
+    "fpf": "fpf(iterations=3)",
+    "k_fpf": "k_fpf(iterations=3)",
     "ewc": "ewc(examples=12)",
     "online_ewc": "online_ewc(examples=12)",
     "mas": "mas(examples=12)",
+    "refresh": "refresh(examples=12)",
     "wise": "wise(steps=2, prefixes=0)",
     "grace": "grace(steps=1)",
     "rome": "rome(at=last, prefixes=0, steps=2)",

@@ -29,6 +29,10 @@ class Meter:
     only experiences 0 to 16, 32, 64, 128, ... are counted; in the others a step, and each kind of
     work outside steps, is charged what the latest one counted took. `counting` can be switched off,
     and operations are then not told.
+
+    Attributes:
+        apart_flops: Operations of what was done `apart`, which are part of all.
+        apart_seconds: Seconds, likewise.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -40,6 +44,9 @@ class Meter:
         self.counting = True
         self.exact = True  # whether the experience at hand is one that is counted
         self.known: dict[str, int] = {}  # operations of each kind of work, as counted last
+        self.apart_flops, self.apart_seconds = 0, 0.0
+        self._counter: Any = None  # at work
+        self._found = 0  # by counters that were at work before it, in the same piece of work
         self._since: float | None = None
 
     def start(self) -> None:
@@ -67,9 +74,9 @@ class Meter:
         """Run the training step `index` (of its experience) and charge its operations."""
         self.steps += 1
         if self.counting and self.exact and index & (index - 1) == 0:
-            before = self.flops
+            before = self.flops - self.apart_flops
             result = self.counted(update)
-            self.flops_per_step = self.flops - before
+            self.flops_per_step = self.flops - self.apart_flops - before
             return result
         self.flops += self.flops_per_step
         return update()
@@ -86,15 +93,55 @@ class Meter:
         if not self.exact and kind in self.known:
             self.flops += self.known[kind]
             return work()
+        self._found = 0
+        self._open()
+        try:
+            result = work()
+        finally:
+            self._close()
+        self.flops += self._found
+        if kind:
+            self.known[kind] = self._found
+        return result
+
+    def apart(self, work: Callable[[], None], times: int) -> None:
+        """Do the same piece of work so many times, in a step or between steps, and account for it.
+
+        The first is counted and stands for all. In a step that is counted, none of it is taken for
+        what steps cost: few of them do such work.
+        """
+        began, open_before = time.perf_counter(), self._counter is not None
+        if open_before:
+            self._close()
+        before = self._found
+        for place in range(times):
+            if place or not self.counting:
+                work()
+                continue
+            self._open()
+            try:
+                work()
+            finally:
+                self._close()
+            self.flops += times * (self._found - before)
+            self.apart_flops += times * (self._found - before)
+            self._found = before
+        if open_before:
+            self._open()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.apart_seconds += time.perf_counter() - began
+
+    def _open(self) -> None:
         from torch.utils.flop_counter import FlopCounterMode
 
-        with FlopCounterMode(display=False) as counter:
-            result = work()
-        counted = counter.get_total_flops()
-        self.flops += counted
-        if kind:
-            self.known[kind] = counted
-        return result
+        self._counter = FlopCounterMode(display=False)
+        self._counter.__enter__()
+
+    def _close(self) -> None:
+        counter, self._counter = self._counter, None
+        counter.__exit__(None, None, None)
+        self._found += counter.get_total_flops()
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -103,6 +150,8 @@ class Meter:
             "steps": self.steps,
             "flops_per_step": self.flops_per_step,
             "known": dict(self.known),
+            "apart_flops": self.apart_flops,
+            "apart_seconds": self.apart_seconds,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -364,6 +364,9 @@ class Learner:
             "method_bytes": stored_bytes(self.method),
             **self.stream.costs,
         }
+        if self.meter.apart_seconds:
+            self.record.cost["apart_seconds"] = self.meter.apart_seconds
+            self.record.cost["apart_flops"] = self.meter.apart_flops
         self.batches = None
         self.index += 1
 

@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from holdfast.studies.svg import BOTTOM, HEIGHT, TOP, Panel, Series, draw, ticks
+from holdfast.studies.svg import BOTTOM, HEIGHT, TOP, Panel, Series, draw, over_seeds, ticks
 
 
 def heights(svg):
@@ -67,3 +67,11 @@ def test_labels_of_points_that_are_close_lie_apart_and_lead_to_their_points():
         for l1, r1, t1, b1 in boxes[at + 1 :]:
             assert r0 <= l1 + 0.2 or r1 <= l0 + 0.2 or b0 <= t1 + 0.2 or b1 <= t0 + 0.2
     assert svg.count('stroke="#aaa"') >= 6  # the level place is one label's; alone needs no line
+
+
+def test_a_series_over_seeds_has_means_and_the_interval_of_student():
+    found = over_seeds("a", [1, 2], iter([[0.1, 0.2, 0.3], [0.5, 0.5, 0.5]]), 100)
+    assert (found.label, found.x) == ("a", [1, 2])
+    assert found.y == pytest.approx([20.0, 50.0])
+    # 4.303, of two degrees of freedom, times 10 / sqrt(3).
+    assert found.half == pytest.approx([24.84, 0.0], abs=0.01)

@@ -122,7 +122,7 @@ def study(name: str | None, given: Given) -> None:
         Console().print(table)
         return
     folder = given["out"] or studies.default_folder(name, bool(given["quick"]))
-    studies.run(name, given["seeds"] or 3, folder, bool(given["quick"]), given["jobs"])
+    studies.run(name, given["seeds"], folder, bool(given["quick"]), given["jobs"])
     if given["json"] is not None:
         write_atomically(given["json"], (folder / "result.json").read_bytes())
 

@@ -154,7 +154,7 @@ EDITING = options_of(EditConfig, _editing_panel)
 
 _FILES = "Files and machine"
 SEEDS = Option("seeds", int, "Number of seeds, from --seed upwards.", "1")
-STUDY_SEEDS = Option("seeds", int, "Number of seeds, from 0 upwards.", "3")
+STUDY_SEEDS = Option("seeds", int, "Number of seeds, from 0 upwards.", "the study's")
 QUICK = Option("quick", bool, "A trial in seconds, whose verdicts are no evidence.")
 JOBS = Option("jobs", int, "Parallel processes.", "one a core", panel=_FILES)
 OUT = Option("out", Path, "Folder for everything.", "runs/STREAM-TIME", panel=_FILES)

@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     from holdfast.methods.editing.wise import WISE
     from holdfast.methods.isolation.hat import HAT
     from holdfast.methods.isolation.packnet import PackNet
+    from holdfast.methods.penalties.cpr import CPR
     from holdfast.methods.penalties.ewc import EWC, OnlineEWC
     from holdfast.methods.penalties.l2 import L2
     from holdfast.methods.penalties.mas import MAS
+    from holdfast.methods.penalties.refresh import Refresh
     from holdfast.methods.penalties.rwalk import RWalk
     from holdfast.methods.penalties.si import SI
     from holdfast.methods.projection.agem import AGEM
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from holdfast.methods.replay.der import DER, DERpp
     from holdfast.methods.replay.er import ER
     from holdfast.methods.replay.er_ace import ERACE
+    from holdfast.methods.replay.fpf import FPF, KFPF
     from holdfast.methods.replay.gdumb import GDumb
     from holdfast.methods.replay.gss import GSS
     from holdfast.methods.replay.icarl import ICaRL
@@ -85,6 +88,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AGEM",
     "CLSER",
+    "CPR",
     "DER",
     "DMT",
     "DPO",
@@ -92,6 +96,7 @@ __all__ = [
     "ER",
     "ERACE",
     "EWC",
+    "FPF",
     "FTL",
     "FTM",
     "GA",
@@ -102,6 +107,7 @@ __all__ = [
     "HAT",
     "HFT",
     "IDK",
+    "KFPF",
     "KTO",
     "L2",
     "MAS",
@@ -147,6 +153,7 @@ __all__ = [
     "RWalk",
     "RanPAC",
     "RandomLabels",
+    "Refresh",
     "Replay",
     "Retain",
     "RetainKL",

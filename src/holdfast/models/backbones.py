@@ -118,12 +118,13 @@ class ResNet18(nn.Module):
     Args:
         channels: Of the input.
         width: Maps of the first stage; doubled at each further one.
+        blocks: Of each stage; with one it is the field's ResNet-10.
 
     Source: He et al., "Deep residual learning" (2016); reduced by Lopez-Paz and Ranzato, "Gradient
     episodic memory" (2017).
     """
 
-    def __init__(self, channels: int, width: int = 20) -> None:
+    def __init__(self, channels: int, width: int = 20, blocks: int = 2) -> None:
         super().__init__()
         self.stem = nn.Sequential(
             nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
@@ -132,7 +133,8 @@ class ResNet18(nn.Module):
         before = width
         for stage in range(4):
             maps = width * 2**stage
-            stages += [_Residual(before, maps, 1 if stage == 0 else 2), _Residual(maps, maps, 1)]
+            stages.append(_Residual(before, maps, 1 if stage == 0 else 2))
+            stages += [_Residual(maps, maps, 1) for _ in range(blocks - 1)]
             before = maps
         self.stages = nn.Sequential(*stages)
         self.width = before

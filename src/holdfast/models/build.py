@@ -42,8 +42,8 @@ def _lenet(stream: Stream, width: int = 20) -> LeNet:
     return LeNet((channels, *stream.shape[1:]), width)
 
 
-def _resnet18(stream: Stream, width: int = 20) -> ResNet18:
-    return ResNet18(_channels(stream, "resnet18"), width)
+def _resnet18(stream: Stream, width: int = 20, blocks: int = 2) -> ResNet18:
+    return ResNet18(_channels(stream, "resnet18"), width, blocks)
 
 
 def _cifar_resnet(stream: Stream, depth: int = 20, weights: str = "cifar10") -> Pictures:
@@ -112,8 +112,8 @@ def build(
 
     Args:
         spec: `mlp(width=256, depth=2, activation=relu, dropout=0)`, `cnn(width=32, depth=3)`,
-            `lenet(width=20)`, `resnet18(width=20)` or `cifar_resnet(depth=20, weights=cifar10)`,
-            trained by others; of transformers, `vit(width=64, depth=4, heads=4, patch=4)`,
+            `lenet(width=20)`, `resnet18(width=20, blocks=2)` or, trained by others,
+            `cifar_resnet(depth=20, weights=cifar10)`; of transformers, `vit(width=64, depth=4, heads=4, patch=4)`,
             `resnet(width=16, depth=2, stages=3)`, `config('FOLDER/config.json')`, or the folder of
             a checkpoint; for streams of tokens, `encoder`, `bert(width=64, depth=2, heads=2)`,
             `config`, or the folder of an encoder; of the zoo, `pretrained(cnn, on=omniglot)`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
@@ -94,16 +94,22 @@ class Follower(Snapshot):
     def standing_in(self) -> Iterator[None]:
         """Within it the model has this copy's weights and statistics; after it, its own."""
         assert self.model is not None
-        pairs = [
-            (own, other)
-            for kind in (nn.Module.parameters, nn.Module.buffers)
-            for own, other in zip(kind(self._like()), kind(self.model), strict=True)
-        ]
-        kept = [own.data for own, _ in pairs]
-        try:
-            for own, other in pairs:
-                own.data = other.data
+        own, others = (
+            [held for kind in (nn.Module.parameters, nn.Module.buffers) for held in kind(model)]
+            for model in (self._like(), self.model)
+        )
+        with standing_in(own, others):
             yield
-        finally:
-            for (own, _), data in zip(pairs, kept, strict=True):
-                own.data = data
+
+
+@contextmanager
+def standing_in(own: Sequence[Tensor], others: Sequence[Tensor]) -> Iterator[None]:
+    """Within it a model's tensors hold what others hold; after it, their own."""
+    kept = [tensor.data for tensor in own]
+    try:
+        for tensor, other in zip(own, others, strict=True):
+            tensor.data = other.data
+        yield
+    finally:
+        for tensor, data in zip(own, kept, strict=True):
+            tensor.data = data

@@ -7,6 +7,7 @@ statistics of batch normalisation) goes to copies or is not written at all.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,11 +22,42 @@ if TYPE_CHECKING:
     from holdfast.learner import Learner
 
 
+def virtual_gradient(
+    learner: Learner, batch: Batch, weights: Sequence[Tensor] | None = None
+) -> list[Tensor]:
+    """The gradient of a batch's loss in a training pass that leaves no trace in the model.
+
+    Augmentation, dropout and the batch's own statistics included, as those of the real step will
+    be; of several processes, every one passes the whole batch.
+
+    Args:
+        learner: Whose model and objective are used.
+        batch: As the stream brings it.
+        weights: Where the gradient is taken, one tensor for each of `learner.parameters`; None: at
+            the model's own.
+
+    Returns:
+        One tensor for each of `learner.parameters`.
+    """
+    stead = {name: held.clone() for name, held in learner.model.named_buffers()}
+    at: Sequence[Tensor] = learner.parameters
+    if weights is not None:
+        at = [weight.detach().requires_grad_() for weight in weights]
+        stead.update(zip((name for name, _ in learner.named), at, strict=True))
+
+    def model(*inputs: Any, **named: Any) -> Any:
+        return functional_call(learner.model, stead, inputs, named)
+
+    batch = learner.augmented(batch)
+    with torch.enable_grad():
+        loss = learner.objective.loss(learner.objective.forward(model, batch), batch)
+    return list(torch.autograd.grad(loss, list(at), materialize_grads=True))
+
+
 def virtual_step(learner: Learner, batch: Batch) -> dict[str, Tensor]:
     """The weights after one plain gradient step on a batch: theta - lr * gradient of its loss.
 
-    The gradient is that of a training pass, augmentation, dropout and the batch's own statistics
-    included, as that of the real step will be.
+    The gradient is the virtual one.
 
     Args:
         learner: Whose trained weights, objective and present learning rates are used, whatever else
@@ -35,15 +67,7 @@ def virtual_step(learner: Learner, batch: Batch) -> dict[str, Tensor]:
     Returns:
         By name, the value of every parameter that the optimizer steps.
     """
-    buffers = {name: held.clone() for name, held in learner.model.named_buffers()}
-
-    def model(*inputs: Any, **named: Any) -> Any:
-        return functional_call(learner.model, buffers, inputs, named)
-
-    batch = learner.augmented(batch)
-    with torch.enable_grad():
-        loss = learner.objective.loss(learner.objective.forward(model, batch), batch)
-        found = torch.autograd.grad(loss, learner.parameters, materialize_grads=True)
+    found = virtual_gradient(learner, batch)
     gradients = {id(p): g for p, g in zip(learner.parameters, found, strict=True)}
     names = {id(p): name for name, p in learner.named}
     weights: dict[str, Tensor] = {}

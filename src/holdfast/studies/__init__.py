@@ -26,6 +26,7 @@ STUDIES: dict[str, str] = {
     "continual-pretraining": "holdfast.studies.continual_pretraining",
     "cotta": "holdfast.studies.cotta",
     "dmt": "holdfast.studies.dmt",
+    "fpf": "holdfast.studies.fpf",
     "grads": "holdfast.studies.grads",
     "hft": "holdfast.studies.hft",
     "i-lora": "holdfast.studies.i_lora",
@@ -33,6 +34,7 @@ STUDIES: dict[str, str] = {
     "neuron-fusion": "holdfast.studies.neuron_fusion",
     "npo": "holdfast.studies.npo",
     "power-law-rehearsal": "holdfast.studies.power_law_rehearsal",
+    "refresh-learning": "holdfast.studies.refresh_learning",
     "scole": "holdfast.studies.scole",
     "stability-gap": "holdfast.studies.stability_gap",
     "trace": "holdfast.studies.trace",
@@ -50,7 +52,7 @@ class Entry:
         name: As on the command line.
         claim: In one sentence.
         source: Authors and year.
-        minutes: What a run of 3 seeds takes on two cores, with the data that are here.
+        minutes: What a run takes on two cores, with the data that are here.
     """
 
     name: str
@@ -80,7 +82,7 @@ def entries() -> Iterator[Entry]:
 
 def run(
     name: str,
-    seeds: int = 3,
+    seeds: int | None = None,
     out: Path | None = None,
     quick: bool = False,
     jobs: int | None = None,
@@ -92,7 +94,8 @@ def run(
 
     Args:
         name: Of the study.
-        seeds: How many, from 0; at least 2, since a verdict needs intervals.
+        seeds: How many, from 0; at least 2, since a verdict needs intervals; None: the study's own
+            number.
         out: Folder for results and report; None: `runs/study-NAME`, with `-quick` for a trial.
         quick: A trial in seconds on a part of the digits, whose verdicts are no evidence.
         jobs: Processes of one thread each; None: one a core.
@@ -112,6 +115,7 @@ def run(
     from holdfast.studies.study import Results
 
     found = find(name)
+    seeds = found.seeds if seeds is None else seeds
     if seeds < 2:
         raise UsageError(f"A study needs at least 2 seeds for its intervals; given: {seeds}.")
     asked = range(seeds)

@@ -41,7 +41,7 @@ from holdfast.studies.study import (
     Study,
     shown,
 )
-from holdfast.studies.svg import Panel, Series, draw
+from holdfast.studies.svg import Panel, Series, draw, over_seeds
 
 MODELS = {
     "Llama 0.5M": "llama(width=96, context=512)",
@@ -381,15 +381,8 @@ def figures(results: Results) -> list[Figure]:
     named = [arm for arm in ARMS if not arm.endswith((", alone", ", together"))]
     bars = []
     for label, key in (("written", "forgetting"), ("chosen", "forgetting_chosen")):
-        found = [interval(results.values(arm, key)) for arm in named]
-        bars.append(
-            Series(
-                label,
-                list(range(len(named))),
-                [100 * mean for mean, _ in found],
-                [100 * half for _, half in found],
-            )
-        )
+        found = [results.values(arm, key) for arm in named]
+        bars.append(over_seeds(label, range(len(named)), found, 100))
     panel = Panel("forgetting", "", "points", bars, names=named)
     caption = "Forgetting by what is written and by the label chosen (95 % intervals)."
     return [

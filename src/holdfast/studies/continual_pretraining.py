@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from holdfast import metrics
 from holdfast.data import Table
 from holdfast.evaluation import mean_loss
 from holdfast.learner import Learner
@@ -56,7 +55,7 @@ from holdfast.studies.study import (
     Study,
     shown,
 )
-from holdfast.studies.svg import Panel, Series, draw
+from holdfast.studies.svg import Panel, Series, draw, over_seeds
 
 FLOOR, WARMUP, ANNEALED = 0.1, 0.05, 0.2
 """Ends of decays; length of warm-ups and of the annealing, as shares of a stage."""
@@ -443,13 +442,8 @@ def figures(results: Results) -> list[Figure]:
 def _line(results: Results, arm: str, key: str) -> Series:
     ways = [run["way"] for run in results.runs[arm]]
     begun = ways[0][0]["update"]
-    points = [metrics.interval([way[i][key] for way in ways]) for i in range(len(ways[0]))]
-    return Series(
-        arm,
-        [point["update"] - begun for point in ways[0]],
-        [mean for mean, _ in points],
-        [half for _, half in points],
-    )
+    points = [[way[i][key] for way in ways] for i in range(len(ways[0]))]
+    return over_seeds(arm, [point["update"] - begun for point in ways[0]], points)
 
 
 def _span(results: Results, chosen: Sequence[str], key: str) -> tuple[float, float]:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from holdfast import metrics, models, streams
+from holdfast import models, streams
 from holdfast.adaptation import SourceModel, compare_adaptations
 from holdfast.learner import Learner
 from holdfast.pace import Pace
@@ -41,7 +41,7 @@ from holdfast.studies.study import (
     Study,
     shown,
 )
-from holdfast.studies.svg import Panel, Series, draw
+from holdfast.studies.svg import Panel, Series, draw, over_seeds
 
 ARMS: dict[str, Mapping[str, Any]] = {
     "source": {"name": "source"},
@@ -298,13 +298,8 @@ def figures(results: Results) -> list[Figure]:
             for turn in range(len(runs[0]["rounds"]))
         ]
         lines.append(Series(arm, [turn + 1 for turn in range(len(means))], means))
-    clean = [metrics.interval(results.values(arm, "clean_after")) for arm in compared]
-    bars = Series(
-        "after",
-        list(range(len(compared))),
-        [100 * mean for mean, _ in clean],
-        [100 * half for _, half in clean],
-    )
+    clean = [results.values(arm, "clean_after") for arm in compared]
+    bars = over_seeds("after", range(len(compared)), clean, 100)
     return [
         Figure(
             "rounds",

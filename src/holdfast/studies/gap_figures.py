@@ -8,9 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast.metrics import interval
 from holdfast.studies.study import Figure, Results
-from holdfast.studies.svg import Panel, Series, draw
+from holdfast.studies.svg import Panel, Series, draw, over_seeds
 
 BY_STEP_SIZE = {
     "0.01": "replay, SGD 0.01",
@@ -92,11 +91,8 @@ def _halves(scores: NDArray[np.float64]) -> list[float] | None:
 def _depth(results: Results, title: str, arms: Mapping[str, str]) -> Panel:
     bars = []
     for what in ("drop", "dip"):
-        found = [interval(results.values(arm, "gap", what)) for arm in arms.values()]
-        mean, half = zip(*found, strict=True)
-        bars.append(
-            Series(what, range(len(arms)), [100 * m for m in mean], [100 * h for h in half])
-        )
+        found = [results.values(arm, "gap", what) for arm in arms.values()]
+        bars.append(over_seeds(what, range(len(arms)), found, 100))
     return Panel(title, "", "accuracy lost (%)", bars, names=list(arms))
 
 

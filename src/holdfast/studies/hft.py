@@ -27,7 +27,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from holdfast import metrics
 from holdfast.data import Table
 from holdfast.evaluation import mean_loss
 from holdfast.learner import Learner, Observer
@@ -52,7 +51,7 @@ from holdfast.studies.study import (
     Study,
     shown,
 )
-from holdfast.studies.svg import Panel, Series, draw
+from holdfast.studies.svg import Panel, Series, draw, over_seeds
 
 FULL, SLOW, HALF, BOUND = "full", "full, half rate", "HFT", "L2 to the start"
 
@@ -466,8 +465,7 @@ def figures(results: Results) -> list[Figure]:
     bounds = [value for found in curves.values() for curve in found for value in curve]
     series = []
     for name, found in curves.items():
-        points = [metrics.interval(values) for values in zip(*found, strict=True)]
-        series.append(Series(name, RATIOS, [m for m, _ in points], [h for _, h in points]))
+        series.append(over_seeds(name, RATIOS, zip(*found, strict=True)))
     reset = Panel(
         "loss by share set back",
         "share of the weights set back",
@@ -483,9 +481,8 @@ def figures(results: Results) -> list[Figure]:
 
 def _line(results: Results, arm: str, key: str) -> Series:
     ways = [run["way"] for run in results.runs[arm]]
-    points = [metrics.interval([p[key] for p in at]) for at in zip(*ways, strict=True)]
-    updates = [point["update"] for point in ways[0]]
-    return Series(arm, updates, [mean for mean, _ in points], [half for _, half in points])
+    points = [[p[key] for p in at] for at in zip(*ways, strict=True)]
+    return over_seeds(arm, [point["update"] for point in ways[0]], points)
 
 
 def _span(results: Results, chosen: Sequence[str], key: str) -> tuple[float, float]:

@@ -50,7 +50,7 @@ from holdfast.studies.study import (
     Study,
     shown,
 )
-from holdfast.studies.svg import Panel, Series, draw
+from holdfast.studies.svg import Panel, Series, draw, over_seeds
 
 ARMS: dict[str, Mapping[str, Any]] = {
     "full": {"profiles": True},
@@ -448,10 +448,8 @@ def figures(results: Results) -> list[Figure]:
     places = list(range(len(names)))
     series = []
     for label, key in (("in the end", "accuracy"), ("when learned", "learned")):
-        points = [metrics.interval(results.values(arm, key)) for arm in names]
-        series.append(
-            Series(label, places, [100 * m for m, _ in points], [100 * h for _, h in points])
-        )
+        points = [results.values(arm, key) for arm in names]
+        series.append(over_seeds(label, places, points, 100))
     bars = Panel("exact match", "", "%", series, names=names, y_range=(0, 100))
     return [
         Figure("way", "Held-out losses while the second task is learned.", draw(panels)),
@@ -461,9 +459,8 @@ def figures(results: Results) -> list[Figure]:
 
 def _line(results: Results, arm: str, key: str) -> Series:
     ways = [run["way"] for run in results.runs[arm]]
-    points = [metrics.interval([p[key] for p in at]) for at in zip(*ways, strict=True)]
-    updates = [point["update"] for point in ways[0]]
-    return Series(arm, updates, [mean for mean, _ in points], [half for _, half in points])
+    points = [[p[key] for p in at] for at in zip(*ways, strict=True)]
+    return over_seeds(arm, [point["update"] for point in ways[0]], points)
 
 
 STUDY = Study(

@@ -6,10 +6,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from holdfast import metrics
 from holdfast.studies import npo_features
 from holdfast.studies.study import Figure, Grid, Results, shown
-from holdfast.studies.svg import Panel, Series, draw
+from holdfast.studies.svg import Panel, Series, draw, over_seeds
 
 OVERLAP, APART = "points, overlapping", "points, apart"
 SMALLER, ALONE = "NPO+retain, beta 0.03", "NPO+retain, one wording"
@@ -184,8 +183,7 @@ def _epochs(results: Results, arm: str, key: str) -> Series:
 
 
 def _series(label: str, x: Sequence[float], ways: Sequence[Sequence[float]]) -> Series:
-    points = [metrics.interval(list(at)) for at in zip(*ways, strict=True)]
-    return Series(label, x, [mean for mean, _ in points], [half for _, half in points])
+    return over_seeds(label, x, zip(*ways, strict=True))
 
 
 def average(values: Sequence[float]) -> float:

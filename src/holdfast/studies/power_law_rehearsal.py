@@ -41,7 +41,7 @@ from holdfast.studies.study import (
     Study,
     shown,
 )
-from holdfast.studies.svg import Panel, Series, draw
+from holdfast.studies.svg import Panel, Series, draw, over_seeds
 
 FAMILIES = ("uniform", "exponential", "power-law", "power-function")
 SHARES = (1.0, 0.75, 0.5, 0.25, 0.1)
@@ -311,14 +311,9 @@ def figures(results: Results) -> list[Figure]:
     drawn = ("none", "EWC", "exponential 0.5", "power-law 0.5", "uniform 0.5", "natural", "all")
     phases = [_line(results, arm, "curve", 1) for arm in drawn]
     lags = [_line(results, arm, "by_lag", 0) for arm in drawn]
-    found = [metrics.interval(results.values(name("power-law", s), "pooled")) for s in SHARES]
-    order = sorted(range(len(SHARES)), key=lambda place: SHARES[place])
-    total = Series(
-        "power-law",
-        [SHARES[place] for place in order],
-        [100 * found[place][0] for place in order],
-        [100 * found[place][1] for place in order],
-    )
+    shares = sorted(SHARES)
+    found = [results.values(name("power-law", share), "pooled") for share in shares]
+    total = over_seeds("power-law", shares, found, 100)
     y: dict[str, Any] = {"y_label": "accuracy (%)", "y_range": (0.0, 100.0)}
     return [
         Figure(
@@ -342,13 +337,8 @@ def figures(results: Results) -> list[Figure]:
 
 def _line(results: Results, arm: str, key: str, first: int) -> Series:
     runs = np.array([run[key] for run in results.runs[arm]])
-    found = [metrics.interval(column) for column in runs.T]
-    return Series(
-        arm,
-        [float(first + place) for place in range(runs.shape[1])],
-        [100 * mean for mean, _ in found],
-        [100 * half for _, half in found],
-    )
+    places = [float(first + place) for place in range(runs.shape[1])]
+    return over_seeds(arm, places, runs.T, 100)
 
 
 STUDY = Study(

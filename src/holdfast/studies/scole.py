@@ -46,7 +46,7 @@ from holdfast.studies.study import (
     Study,
     shown,
 )
-from holdfast.studies.svg import Panel, Series, draw
+from holdfast.studies.svg import Panel, Series, draw, over_seeds
 
 TASKS = {"data": 200, "digits": 200, "quick": 16}
 EXTREME = 3
@@ -441,18 +441,11 @@ def figures(results: Results) -> list[Figure]:
 
 def _line(results: Results, arm: str, key: str, label: str = "") -> Series:
     """A curve in means of ten tasks, with its interval over seeds."""
-    from holdfast.metrics import interval
-
     curves = np.array([run[key] for run in results.runs[arm]])
     tens = [part.mean(1) for part in np.array_split(curves, max(1, curves.shape[1] // 10), axis=1)]
     step = curves.shape[1] / len(tens)
-    found = [interval(ten) for ten in tens]
-    return Series(
-        label or arm,
-        [step * (place + 1) for place in range(len(tens))],
-        [100 * mean for mean, _ in found],
-        [100 * half for _, half in found],
-    )
+    places = [step * (place + 1) for place in range(len(tens))]
+    return over_seeds(label or arm, places, tens, 100)
 
 
 STUDY = Study(

@@ -196,7 +196,7 @@ class Study:
         title: Of the publication.
         source: Authors and year.
         claim: In one sentence.
-        minutes: What a run with 3 seeds takes on two cores, by scale.
+        minutes: What a run with its number of seeds takes on two cores, by scale.
         data: Sources, or files, in HOLDFAST_DATA without which it runs on what ships with the
             installation.
         arms: From a scale to every arm's settings.
@@ -206,6 +206,7 @@ class Study:
         grids: Tables of the results.
         figures: Pictures of the results.
         departures: Where the experiment is not the paper's, a sentence each.
+        seeds: How many it is run with unless others are asked for.
     """
 
     name: str
@@ -220,6 +221,7 @@ class Study:
     grids: Callable[[Results], Sequence[Grid]]
     figures: Callable[[Results], Sequence[Figure]]
     departures: tuple[str, ...] = field(default_factory=tuple)
+    seeds: int = 3
 
 
 def shown(values: Sequence[float], percent: bool = True) -> str:

@@ -7,9 +7,11 @@ white, so that a picture looks the same on a page of any colour.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
+
+from holdfast.metrics import interval
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 WIDTH, HEIGHT = 760, 250
@@ -31,6 +33,25 @@ class Series:
     x: Sequence[float]
     y: Sequence[float]
     half: Sequence[float] | None = None
+
+
+def over_seeds(
+    label: str, x: Sequence[float], points: Iterable[Sequence[float]], factor: float = 1.0
+) -> Series:
+    """A series of means over seeds, with their 95 % intervals.
+
+    Args:
+        label: For the legend.
+        x: Ascending.
+        points: Of each place on the x axis, one value a seed.
+        factor: By which values are multiplied: 100 for percent.
+
+    Example:
+        >>> over_seeds("er", [0], [[0.5, 0.6, 0.7]], 100).y
+        [60.0]
+    """
+    found = [interval(values) for values in points]
+    return Series(label, x, [factor * mean for mean, _ in found], [factor * h for _, h in found])
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ from holdfast.studies.study import (
     Study,
     shown,
 )
-from holdfast.studies.svg import Panel, Series, draw
+from holdfast.studies.svg import Panel, Series, draw, over_seeds
 
 PRESET = {"distil": True, "align": "mean_norm", "clip_weights": True, "only_shrink": False}
 
@@ -327,16 +327,10 @@ def figures(results: Results) -> list[Figure]:
     before = Series("before alignment", places, norms.mean(0).tolist())
     after = Series("after", places, aligned.mean(0).tolist())
     bars = [
-        Series(
-            label,
-            list(range(len(ALIGNED))),
-            [100 * mean for mean, _ in found],
-            [100 * half for _, half in found],
+        over_seeds(
+            label, range(len(ALIGNED)), [results.values(arm, "accuracy") for arm in chosen], 100
         )
-        for label, found in (
-            (label, [metrics.interval(results.values(arm, "accuracy")) for arm in chosen])
-            for label, chosen in (("without alignment", ALIGNED), ("with", ALIGNED.values()))
-        )
+        for label, chosen in (("without alignment", ALIGNED), ("with", ALIGNED.values()))
     ]
     old = norms.shape[1] - int(runs[0]["new_classes"])
     return [

@@ -34,7 +34,6 @@ from holdfast.evaluation import undisturbed
 from holdfast.learner import Learner
 from holdfast.method import Method
 from holdfast.methods import Finetune
-from holdfast.metrics import interval
 from holdfast.optim import schedules
 from holdfast.stream import Stream
 from holdfast.studies.study import (
@@ -49,7 +48,7 @@ from holdfast.studies.study import (
     Study,
     shown,
 )
-from holdfast.studies.svg import Panel, Series, draw
+from holdfast.studies.svg import Panel, Series, draw, over_seeds
 from holdfast.unlearning.request import request
 from holdfast.unlearning.scores import scores
 from holdfast.unlearning.worst_case import worst_case
@@ -426,14 +425,9 @@ def figures(results: Results) -> list[Figure]:
     names = ["retrain", *OTHERS]
 
     def bars(what: str) -> list[Series]:
-        found = {
-            arm: [interval(_cell(results, arm, method, what)) for method in names] for arm in SETS
-        }
+        found = {arm: [_cell(results, arm, method, what) for method in names] for arm in SETS}
         places = list(range(len(names)))
-        return [
-            Series(arm, places, [100 * m for m, _ in cells], [100 * half for _, half in cells])
-            for arm, cells in found.items()
-        ]
+        return [over_seeds(arm, places, cells, 100) for arm, cells in found.items()]
 
     ways = [
         Series(

@@ -33,7 +33,7 @@ def require_same(one: Learner, other: Learner, what: str) -> None:
 def _without_clock(record: Record) -> dict[str, Any]:
     """The record less what may differ between equal runs."""
     state = record.to_dict()
-    for measured in ("seconds", "peak_memory_bytes"):
+    for measured in ("seconds", "apart_seconds", "peak_memory_bytes"):
         state["cost"].pop(measured, None)
     return state
 
