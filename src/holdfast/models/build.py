@@ -113,10 +113,11 @@ def build(
     Args:
         spec: `mlp(width=256, depth=2, activation=relu, dropout=0)`, `cnn(width=32, depth=3)`,
             `lenet(width=20)`, `resnet18(width=20, blocks=2)` or, trained by others,
-            `cifar_resnet(depth=20, weights=cifar10)`; of transformers, `vit(width=64, depth=4, heads=4, patch=4)`,
-            `resnet(width=16, depth=2, stages=3)`, `config('FOLDER/config.json')`, or the folder of
-            a checkpoint; for streams of tokens, `encoder`, `bert(width=64, depth=2, heads=2)`,
-            `config`, or the folder of an encoder; of the zoo, `pretrained(cnn, on=omniglot)`.
+            `cifar_resnet(depth=20, weights=cifar10)`; of transformers,
+            `vit(width=64, depth=4, heads=4, patch=4)`, `resnet(width=16, depth=2, stages=3)`,
+            `config('FOLDER/config.json')`, or the folder of a checkpoint; for streams of tokens,
+            `encoder`, `bert(width=64, depth=2, heads=2)`, `config`, or the folder of an encoder; of
+            the zoo, `pretrained(cnn, on=omniglot)`.
         stream: What it is for: shape of the inputs, number of classes.
         head: `"full"`: a linear row for every class from the start; `"growing"`: rows appear with
             their classes; `"cosine"`: the same, by cosine similarity; `"multi"`: one linear layer
