@@ -186,6 +186,7 @@ def test_the_newest_part_has_a_head_of_its_own_that_a_state_brings_along():
     names = [name for name, _ in other.named_parameters() if "auxiliary" in name]
     assert names == ["auxiliary.3.weight", "auxiliary.3.bias"]
     backbone.load_state_dict(other.state_dict())
-    assert torch.equal(backbone.auxiliary["3"](X[0, 0, :, :4]), other.auxiliary["3"](X[0, 0, :, :4]))
+    rows = X[0, 0, :, :4]
+    assert torch.equal(backbone.auxiliary["3"](rows), other.auxiliary["3"](rows))
     other.load_state_dict(grown(0).state_dict())
     assert not other.auxiliary

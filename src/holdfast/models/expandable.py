@@ -35,8 +35,8 @@ class Expandable(nn.Module):
         shared: What comes before; None: nothing. Trained with the first part.
         train_shared: Whether the shared part is trained after the first expansion too.
 
-    A part may have a head of its own while it is trained (`head_for_newest`). Loading a state adopts
-    its number of parts and its head.
+    The newest part may have a head of its own (`head_for_newest`), for its training alone. Loading
+    a state adopts its number of parts and that head.
 
     Example:
         >>> backbone = Expandable(nn.Linear(3, 2))
@@ -145,7 +145,7 @@ def stages(backbone: nn.Module) -> list[nn.Module]:
         UsageError: If it is neither, or has no layers.
     """
     if hasattr(backbone, "staged"):
-        told: list[nn.Module] = backbone.staged()
+        told: list[nn.Module] = backbone.staged()  # type: ignore[operator]
         return told
     if not isinstance(backbone, nn.Sequential):
         raise UsageError(

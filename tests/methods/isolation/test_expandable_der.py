@@ -1,4 +1,4 @@
-"""DER, dynamically expandable: what grows, what stays, and what the heads are trained and set to."""
+"""DER, dynamically expandable: what grows, what stays, what the heads are trained and set to."""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -15,7 +15,7 @@ from holdfast.data import Table
 from holdfast.errors import StreamRefused, UsageError
 from holdfast.learner import Learner, Observer
 from holdfast.method import chain
-from holdfast.methods import ER, ExpandableDER, LwF
+from holdfast.methods import ER, GPM, MEMO, ExpandableDER, ICaRL, LwF
 from holdfast.models import Classifier, build
 from holdfast.stream import Experience
 
@@ -41,7 +41,7 @@ def test_earlier_extractors_do_not_change_by_a_bit(numbered, learned, watching, 
 
     method = chain(ExpandableDER(capacity=12), watching(end=end))
     options = {"optimizer": optimizer, "optimizer_state": "keep", "head": head, "epochs": 1}
-    learner = learned(numbered(), method, model=CNN, **options)
+    learner = learned(numbered(per_experience=20), method, model=CNN, **options)
     assert len(parts(learner)) == len(kept) == 3
     for extractor, expected in zip(parts(learner), kept, strict=True):
         now = extractor.state_dict()
@@ -132,7 +132,11 @@ def test_the_loss_is_cross_entropy_and_that_of_new_classes_against_all_old_ones(
         compared.append((learner.index, bool((y < 2 * learner.index).any())))
         return loss
 
-    learned(numbered(), chain(ExpandableDER(12, auxiliary=weight), watching(loss=loss)), epochs=1)
+    learned(
+        numbered(per_experience=20),
+        chain(ExpandableDER(12, auxiliary=weight), watching(loss=loss)),
+        epochs=1,
+    )
     assert {(0, False), (1, True), (2, True)} <= set(compared)
 
 
@@ -143,13 +147,13 @@ def test_what_other_methods_pass_through_the_model_does_not_disturb_the_auxiliar
         learner.model(torch.zeros_like(batch["x"])[:3])
         return given[-1] if given else batch
 
-    plain = learned(numbered(), ExpandableDER(12), epochs=1)
+    plain = learned(numbered(per_experience=20), ExpandableDER(12), epochs=1)
     before, after = (
         watching(batch=elsewhere, loss=elsewhere),
         watching(batch=elsewhere, logits=elsewhere, loss=elsewhere),
     )
     for method in (chain(ExpandableDER(12), after), chain(before, ExpandableDER(12))):
-        disturbed = learned(numbered(), method, epochs=1)
+        disturbed = learned(numbered(per_experience=20), method, epochs=1)
         expected = plain.model.state_dict()
         assert all(torch.equal(t, expected[n]) for n, t in disturbed.model.state_dict().items())
 
@@ -330,6 +334,13 @@ def test_a_head_without_bias_serves(numbered, learned):
     learner = learned(stream, ExpandableDER(12), model=model, epochs=1)
     assert learner.model.head.bias is None
     assert learner.model.head.weight.shape == (6, 24)
+
+
+@pytest.mark.parametrize("other", [ICaRL(12), GPM(), MEMO(12)], ids=["icarl", "gpm", "memo"])
+def test_what_counts_on_features_of_one_width_is_refused_beside_it(numbered, learned, other):
+    words = rf"{type(other).__name__} (remembers|grows) .* ExpandableDER adds features"
+    with pytest.raises(UsageError, match=words):
+        learned(numbered(), chain(other, ExpandableDER(12)))
 
 
 @pytest.mark.parametrize(

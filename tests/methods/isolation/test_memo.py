@@ -54,8 +54,8 @@ def test_the_model_grows_by_a_last_stage_alone(numbered, learned):
 
 
 def test_of_one_stage_nothing_is_shared_and_it_is_expandable_der(numbered, learned):
-    one = learned(numbered(), MEMO(12, classifier="retune"), epochs=1)
-    other = learned(numbered(), ExpandableDER(12), epochs=1)
+    one = learned(numbered(per_experience=20), MEMO(12, classifier="retune"), epochs=1)
+    other = learned(numbered(per_experience=20), ExpandableDER(12), epochs=1)
     pairs = zip(one.model.parameters(), other.model.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
 

@@ -19,6 +19,7 @@ from holdfast.models.aligning import align_new_rows
 from holdfast.models.expandable import Expandable
 from holdfast.models.heads import GrowingHead
 from holdfast.models.readout import logistic_regression
+from holdfast.optim.subspaces import Subspaces
 
 if TYPE_CHECKING:
     from holdfast.learner import Learner
@@ -123,6 +124,16 @@ class ExpandableDER(Method):
         return reason
 
     def setup(self, learner: Learner) -> None:
+        for part in learner.method.parts():
+            fixed = "prototypes" in part.tags.keeps or any(
+                isinstance(memory, Subspaces) for memory in part.modules()
+            )
+            if fixed or (part is not self and isinstance(part, ExpandableDER)):
+                does = "remembers features of one width" if fixed else "grows the backbone too"
+                raise UsageError(
+                    f"{type(part).__name__} {does}, and {type(self).__name__} adds features with "
+                    "every experience: they cannot be chained."
+                )
         model = learner.model
         if isinstance(model.head, nn.Linear):
             model.head = GrowingHead.of(model.head)
