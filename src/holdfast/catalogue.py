@@ -48,6 +48,8 @@ METHODS: dict[str, str] = {
     "gpm": "holdfast.methods.projection.gpm:GPM",
     "packnet": "holdfast.methods.isolation.packnet:PackNet",
     "hat": "holdfast.methods.isolation.hat:HAT",
+    "expandable_der": "holdfast.methods.isolation.expandable_der:ExpandableDER",
+    "memo": "holdfast.methods.isolation.memo:MEMO",
     "ncm": "holdfast.methods.prototypes.ncm:NCM",
     "slda": "holdfast.methods.prototypes.slda:SLDA",
     "ranpac": "holdfast.methods.prototypes.ranpac:RanPAC",

@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from holdfast.chance import GlobalChance
-from holdfast.cost import Meter, peak_memory, reset_peak_memory, stored_bytes
+from holdfast.cost import (
+    Meter,
+    example_bytes,
+    parameter_bytes,
+    peak_memory,
+    reset_peak_memory,
+    stored_bytes,
+)
 from holdfast.data import Batch, Batches, Table, columns, size
 from holdfast.divergence import LossWatch, check_weights
 from holdfast.errors import UsageError, at_least
@@ -362,6 +369,8 @@ class Learner:
                 peak_memory(self.device), self.record.cost.get("peak_memory_bytes", 0)
             ),
             "method_bytes": stored_bytes(self.method),
+            "example_bytes": example_bytes(self.method),
+            "model_bytes": parameter_bytes(self.model),
             **self.stream.costs,
         }
         if self.meter.apart_seconds:

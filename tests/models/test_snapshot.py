@@ -130,3 +130,19 @@ def test_a_follower_stands_in_for_its_model_for_a_while():
     torch.testing.assert_close(served, follower.model.eval()(BATCH["x"]))
     assert torch.equal(student(BATCH["x"]), own)
     assert not torch.equal(served, own)
+
+
+def test_a_follower_takes_in_new_parts_and_lets_go_of_what_is_gone():
+    student = model()
+    student.aside = nn.Linear(2, 2)
+    follower = Follower(lambda: student)
+    follower.take()
+    kept = follower.model.head.weight.clone()
+    with torch.no_grad():
+        student.head.weight.add_(1)
+    del student.aside
+    student.beside = nn.Linear(3, 3)
+    follower.grow()
+    assert torch.equal(follower.model.head.weight, kept)
+    assert torch.equal(follower.model.beside.weight, student.beside.weight)
+    assert follower.model.state_dict().keys() == student.state_dict().keys()

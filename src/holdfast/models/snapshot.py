@@ -74,11 +74,12 @@ class Follower(Snapshot):
 
     @torch.no_grad()
     def grow(self) -> None:
-        """Take in what the model has gained since: new rows begin as the model's are now."""
+        """Take in what the model has gained since, which begins as the model's is now, and let go
+        of what it has given up."""
         assert self.model is not None
         kept = self.model.state_dict()
         now = self._like().state_dict()
-        if all(tensor.shape == now[name].shape for name, tensor in kept.items()):
+        if {n: t.shape for n, t in kept.items()} == {n: t.shape for n, t in now.items()}:
             return
         self.take()
         for name, tensor in self.model.state_dict().items():
