@@ -75,6 +75,7 @@ def compare(
     watcher: Watcher | None = None,
     track: str | None = None,
     ray: str | None = None,
+    starts: Path | None = None,
 ) -> Comparison:
     """Do all runs, `jobs` at a time, and keep what each gave.
 
@@ -86,6 +87,8 @@ def compare(
         track: A tracker that every run tells of itself, as for `holdfast.tracking.Tracking`.
         ray: Address of a Ray cluster that does the runs (`local`: of this machine alone); `out`
             must then be on a disk that its machines share. None: processes of this machine.
+        starts: Folder of the models that runs with `shared_start` begin from, which several
+            comparisons may share; None: `starts` in `out`.
 
     Raises:
         UsageError: If `out` holds a comparison with other options, or if Ray is asked for and not
@@ -104,7 +107,7 @@ def compare(
             waiting = [cell for cell in cells if _key(cell) not in done]
             watcher.on_start(waiting, len(cells) - len(waiting))
             if waiting:
-                crew = _Crew(waiting, out, store, watcher, track)
+                crew = _Crew(waiting, out, store, watcher, track, starts)
                 if ray is None:
                     crew.work(min(jobs or default_jobs(cells[0]), len(waiting)))
                 else:
@@ -161,9 +164,14 @@ class _Worker:
         self.ready = False
         self._pending = b""
 
-    def ask(self, cell: Config, folder: Path, track: str | None) -> None:
+    def ask(self, cell: Config, folder: Path, starts: Path, track: str | None) -> None:
         self.cell = cell
-        asked = {"config": cell.to_dict(), "folder": str(folder), "track": track}
+        asked = {
+            "config": cell.to_dict(),
+            "folder": str(folder),
+            "starts": str(starts),
+            "track": track,
+        }
         request = json.dumps(asked) + "\n"
         try:
             self.requests.write(request.encode())
@@ -211,8 +219,10 @@ class _Crew:
         store: Store,
         watcher: Watcher,
         track: str | None = None,
+        starts: Path | None = None,
     ) -> None:
         self.cells, self.waiting, self.track = cells, list(cells), track
+        self.starts = starts or out / "starts"
         self.stopping = False
         self.out, self.store, self.watcher = out, store, watcher
         self.selector = selectors.DefaultSelector()
@@ -223,7 +233,7 @@ class _Crew:
 
         cells = [(cell, self._folder(cell)) for cell in self.cells]
         try:
-            ray_cluster.work(cells, address, jobs, self.track, self._take)
+            ray_cluster.work(cells, self.starts, address, jobs, self.track, self._take)
         except KeyboardInterrupt:
             raise self._stopped() from None
 
@@ -292,7 +302,7 @@ class _Crew:
         worker.cell = None
         if self.waiting:
             cell = self.waiting.pop(0)
-            worker.ask(cell, self._folder(cell), self.track)
+            worker.ask(cell, self._folder(cell), self.starts, self.track)
         else:
             worker.process.kill()  # it is idle; its own way out would take a second
 

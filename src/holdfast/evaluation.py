@@ -33,7 +33,9 @@ class Record:
         measures: Further numbers by name, `measures["loss"][i][j]`: on test set j, in row 0 before
             any training, in row i + 1 after experience i.
         curve: Continual evaluation: `{"experience", "step", "scores"}` in order.
-        cost: `seconds`, `flops`, `steps`, `peak_memory_bytes`, `method_bytes`.
+        cost: `seconds`, `flops`, `steps`, `peak_memory_bytes`, `method_bytes`, and of
+            `holdfast.footprint`: `model_bytes`, `example_bytes` (of how many: `examples`),
+            `deployed_bytes` and `whole_bytes`.
         notes: What methods wrote down, with `experience` and `step`.
         tests: Names of the test sets, where they are not those of the experiences.
         since: The first experience that brings what each test set tests, where that is not the

@@ -81,6 +81,7 @@ def class_incremental(
     seed: int | None = 0,
     name: str | None = None,
     class_order: Sequence[int] | None = None,
+    base: int | None = None,
 ) -> Stream:
     """Split the classes over experiences, as evenly as they go.
 
@@ -91,9 +92,12 @@ def class_incremental(
         experiences: At most as many as there are classes.
         seed: Draws the order of the classes; None keeps their natural order.
         class_order: The order itself, by the classes' numbers in the source; None: by seed.
+        base: Classes of the first experience, after which the others share the rest; None: as many
+            as the others have.
 
     Raises:
-        UsageError: If there are more experiences than classes, or if the order is none.
+        UsageError: If there are more experiences than classes, if the order is none, or if the
+            first experience leaves too few classes for the others.
     """
     if not 1 <= experiences <= source.classes:
         raise UsageError(
@@ -112,6 +116,16 @@ def class_incremental(
     train = source.train.with_columns(y=renumbered[source.train["y"]])
     test = source.test.with_columns(y=renumbered[source.test["y"]])
     parts = torch.arange(source.classes).tensor_split(experiences)
+    if base is not None:
+        most = source.classes - experiences + 1
+        least = 1 if experiences > 1 else most
+        if type(base) is not int or not least <= base <= most:
+            raise UsageError(
+                f"The first of {experiences} experiences of {source.name!r} can bring {least} to "
+                f"{most} of its {source.classes} classes; given: base={base!r}."
+            )
+        start, rest = torch.arange(source.classes).split([base, source.classes - base])
+        parts = (start, *(rest.tensor_split(experiences - 1) if experiences > 1 else ()))
     return Stream(
         name=name or f"split-{source.name}",
         experiences=[
