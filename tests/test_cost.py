@@ -12,6 +12,7 @@ from torch import nn
 
 from holdfast.cost import Meter, peak_memory, reset_peak_memory, stored_bytes
 from holdfast.learner import Learner, Observer
+from holdfast.methods.distillation.lwf import LwF
 from holdfast.methods.replay.er import ER
 from holdfast.models import build
 from holdfast.stream import Stream
@@ -138,6 +139,24 @@ def test_a_replay_methods_bytes_are_its_rows(make_stream: MakeStream) -> None:
     cost = Learner(build("mlp", stream), ER(10)).learn(stream).cost
     row = 5 * 4 + 8  # five floats and a label; one spare row takes what is not kept
     assert cost["method_bytes"] == 11 * row
+    assert cost["example_bytes"] == 10 * 5 * 4
+
+
+def test_bytes_of_examples_and_of_the_model_are_told_apart(make_stream: MakeStream) -> None:
+    stream = make_stream()
+    model = build("mlp(width=3, depth=1)", stream)
+    model.backbone[-1][1].bias.requires_grad_(False)
+    cost = Learner(model, LwF()).learn(stream).cost
+    assert cost["model_bytes"] == 4 * ((5 + 1) * 3 + (3 + 1) * stream.classes)
+    assert cost["method_bytes"] >= cost["model_bytes"]  # the teacher
+    assert cost["example_bytes"] == 0
+
+
+def test_bytes_of_examples_are_of_the_rows_held_alone(make_stream: MakeStream) -> None:
+    stream = make_stream()
+    rows = sum(len(e.train) for e in stream)
+    cost = Learner(build("mlp", stream), ER(rows + 100)).learn(stream).cost
+    assert cost["example_bytes"] == rows * 5 * 4
 
 
 def test_in_a_long_stream_operations_are_counted_in_ever_fewer_experiences() -> None:

@@ -44,6 +44,8 @@ METHODS: dict[str, str] = {
     "gpm": "holdfast.methods.projection.gpm:GPM",
     "packnet": "holdfast.methods.isolation.packnet:PackNet",
     "hat": "holdfast.methods.isolation.hat:HAT",
+    "expandable_der": "holdfast.methods.isolation.expandable_der:ExpandableDER",
+    "memo": "holdfast.methods.isolation.memo:MEMO",
     "ncm": "holdfast.methods.prototypes.ncm:NCM",
     "wa": "holdfast.methods.correction.wa:WA",
     "bic": "holdfast.methods.correction.bic:BiC",

@@ -1,8 +1,9 @@
 """A worker process: does runs one after another, as the process that started it asks.
 
 Requests come as lines of JSON on standard input (`{"config", "folder", "starts", "track"}`),
-reports go as lines of JSON to what was standard output when it started. A plain child process is used, not
-`multiprocessing`: it imports nothing of the caller's main module and exchanges no pickles.
+reports go as lines of JSON to what was standard output when it started. A plain child process is
+used, not `multiprocessing`: it imports nothing of the caller's main module and exchanges no
+pickles.
 
 SIGTERM stops the run at hand at its next step, after a checkpoint. When the parent has gone the
 worker stops likewise, because its reports find no reader.

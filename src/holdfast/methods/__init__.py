@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from holdfast.methods.editing.memit import MEMIT
     from holdfast.methods.editing.rome import ROME
     from holdfast.methods.editing.wise import WISE
+    from holdfast.methods.isolation.expandable_der import ExpandableDER
     from holdfast.methods.isolation.hat import HAT
+    from holdfast.methods.isolation.memo import MEMO
     from holdfast.methods.isolation.packnet import PackNet
     from holdfast.methods.penalties.ewc import EWC, OnlineEWC
     from holdfast.methods.penalties.l2 import L2
@@ -104,6 +106,7 @@ __all__ = [
     "L2",
     "MAS",
     "MEMIT",
+    "MEMO",
     "MIGU",
     "MIR",
     "NCM",
@@ -127,6 +130,7 @@ __all__ = [
     "Cumulative",
     "DERpp",
     "EUk",
+    "ExpandableDER",
     "Finetune",
     "FinetuneRetain",
     "GDumb",

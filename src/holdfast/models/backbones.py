@@ -46,6 +46,15 @@ class MLP(nn.Sequential):
         self.width = width if depth else inputs
 
 
+class MapMeans(nn.Module):
+    """The mean of every map."""
+
+    def forward(
+        self, maps: Float[Tensor, "examples width height across"]
+    ) -> Float[Tensor, "examples width"]:
+        return maps.mean((2, 3))
+
+
 class CNN(nn.Module):
     """Two or more 3x3 convolutions with batch normalisation, ReLU and pooling, then the mean.
 
@@ -76,6 +85,13 @@ class CNN(nn.Module):
     ) -> Float[Tensor, "examples width"]:
         features: Tensor = self.blocks(x).mean((2, 3))
         return features
+
+    def staged(self) -> list[nn.Module]:
+        """One stage a convolution; the last one answers with the mean of its maps."""
+        starts = [at for at, part in enumerate(self.blocks) if isinstance(part, nn.Conv2d)]
+        ends = [*starts[1:], len(self.blocks)]
+        found = [self.blocks[start:end] for start, end in zip(starts, ends, strict=True)]
+        return [*found[:-1], nn.Sequential(found[-1], MapMeans())]
 
 
 class LeNet(nn.Sequential):
@@ -142,6 +158,11 @@ class ResNet18(nn.Module):
     ) -> Float[Tensor, "examples width"]:
         features: Tensor = self.stages(self.stem(x)).mean((2, 3))
         return features
+
+    def staged(self) -> list[nn.Module]:
+        """Four stages of two blocks; the stem belongs to the first, the mean to the last."""
+        first, *between, last = (self.stages[at : at + 2] for at in range(0, 8, 2))
+        return [nn.Sequential(self.stem, first), *between, nn.Sequential(last, MapMeans())]
 
 
 class _Residual(nn.Module):

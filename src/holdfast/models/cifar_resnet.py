@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from holdfast.errors import DataError, UsageError
+from holdfast.models.backbones import MapMeans
 from holdfast.models.classifier import Classifier, Standardise
 
 Depth = Literal[20, 32, 56]
@@ -44,6 +45,12 @@ class CifarResNet(nn.Module):
         x = F.relu(self.bn1(self.conv1(x)))
         features: Tensor = self.layer3(self.layer2(self.layer1(x))).mean((2, 3))
         return features
+
+    def staged(self) -> list[nn.Module]:
+        """The three stages; what comes before belongs to the first, the mean to the last."""
+        stem = nn.Sequential(self.conv1, self.bn1, nn.ReLU())
+        first = nn.Sequential(stem, self.layer1)
+        return [first, self.layer2, nn.Sequential(self.layer3, MapMeans())]
 
 
 def pretrained(depth: Depth = 20, white: float = 255.0) -> Classifier:

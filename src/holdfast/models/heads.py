@@ -26,8 +26,8 @@ class GrowingHead(nn.Module):
         classes: Rows at first.
         bias: Whether there is one.
 
-    New rows are drawn as PyTorch draws a linear layer's. Loading a state adopts its
-    number of rows.
+    New rows are drawn as PyTorch draws a linear layer's. Loading a state adopts its number of rows
+    and of features.
 
     Example:
         >>> head = GrowingHead(8, 2)
@@ -66,6 +66,13 @@ class GrowingHead(nn.Module):
             shift = torch.empty(missing).uniform_(-bound, bound)
             self.bias = nn.Parameter(torch.cat([self.bias.detach(), shift.to(self.bias)]))
 
+    def widen(self, features: int) -> None:
+        """Take in `features` features; weights of those there were stay, the others' are drawn."""
+        missing = features - self.weight.shape[1]
+        bound = 1 / math.sqrt(features)
+        fresh = torch.empty(self.classes, missing).uniform_(-bound, bound)
+        self.weight = nn.Parameter(torch.cat([self.weight.detach(), fresh.to(self.weight)], 1))
+
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw all rows anew."""
@@ -80,15 +87,15 @@ class GrowingHead(nn.Module):
         return F.linear(features, self.weight, self.bias)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):  # type: ignore[no-untyped-def]
-        rows = len(state_dict.get(prefix + "weight", self.weight))
-        if rows != self.classes:
-            self.weight = _resized(self.weight, rows)
-            self.bias = None if self.bias is None else _resized(self.bias, rows)
+        shape = state_dict.get(prefix + "weight", self.weight).shape
+        if shape != self.weight.shape:
+            self.weight = _resized(self.weight, shape)
+            self.bias = None if self.bias is None else _resized(self.bias, shape[:1])
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
-def _resized(parameter: nn.Parameter, rows: int) -> nn.Parameter:
-    empty = parameter.new_empty((rows, *parameter.shape[1:]))
+def _resized(parameter: nn.Parameter, shape: torch.Size) -> nn.Parameter:
+    empty = parameter.new_empty(shape)
     return nn.Parameter(empty, requires_grad=parameter.requires_grad)
 
 

@@ -13,7 +13,7 @@ from holdfast.data import Table
 from holdfast.errors import StreamRefused, UsageError
 from holdfast.method import chain
 from holdfast.methods import ER, WA
-from holdfast.methods.correction.wa import align_new_rows
+from holdfast.models.aligning import align_new_rows
 from holdfast.models import Classifier, GrowingHead, build
 from holdfast.models.backbones import MLP
 from holdfast.stream import Experience
