@@ -152,14 +152,14 @@ def example_bytes(stream: Stream) -> int:
     return sum(train[name][:1].nbytes for name in _INPUTS if name in train)
 
 
-def worth_in_examples(parameters: int, shape: tuple[int, ...]) -> int:
+def worth_in_examples(parameters: int, shape: tuple[int, ...]) -> float:
     """How many inputs of bytes take the room of so many 32-bit parameters.
 
     Example:
-        >>> worth_in_examples(463_504, (3, 32, 32))  # a ResNet-32 in CIFAR's images
-        603
+        >>> round(worth_in_examples(463_504, (3, 32, 32)), 1)  # a ResNet-32 in CIFAR's images
+        603.5
     """
-    return torch.float32.itemsize * parameters // math.prod(shape)
+    return torch.float32.itemsize * parameters / math.prod(shape)
 
 
 def _parts(module: nn.Module, teaching: bool = False) -> Iterator[tuple[nn.Module, bool]]:

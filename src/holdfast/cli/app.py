@@ -19,6 +19,7 @@ from holdfast.cli.options import (
     LEARNING,
     LIST,
     OUT,
+    PROTOCOLS,
     QUICK,
     RAY,
     RESUME,
@@ -78,11 +79,16 @@ def run(stream: StreamName, method: MethodName, given: Given) -> None:
 
 
 @app.command()
-@takes(*LEARNING, SEEDS, JOBS, RAY, OUT, RESUME, TRACK, JSON, CONFIG, DEBUG)
+@takes(*LEARNING, *PROTOCOLS, SEEDS, JOBS, RAY, OUT, RESUME, TRACK, JSON, CONFIG, DEBUG)
 def compare(stream: StreamName, methods: MethodNames, given: Given) -> None:
     """Learn a stream with several methods and seeds, in parallel processes."""
     from holdfast.cli.running import run_many
 
+    if given.any_of(*PROTOCOLS):
+        from holdfast.cli.comparing import run_protocol
+
+        run_protocol(stream, methods, given)
+        return
     run_many(stream, methods, given, ["compare", stream, *methods], given)
 
 

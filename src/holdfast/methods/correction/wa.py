@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from holdfast.learner import Learner
     from holdfast.stream import Experience, Stream
 
+
 class WA(Method):
     """Weight aligning: distil while learning, then scale new classes' weights to the old ones'.
 
