@@ -107,7 +107,7 @@ def compare(
             waiting = [cell for cell in cells if _key(cell) not in done]
             watcher.on_start(waiting, len(cells) - len(waiting))
             if waiting:
-                crew = _Crew(waiting, out, store, watcher, track, starts)
+                crew = Crew(waiting, out, store, watcher, track, starts)
                 if ray is None:
                     crew.work(min(jobs or default_jobs(cells[0]), len(waiting)))
                 else:
@@ -209,8 +209,11 @@ class _Worker:
         return f"Its process ended with status {status}{': ' if last else ''}{''.join(last)}."
 
 
-class _Crew:
-    """Workers, the runs that wait for them, and where results go."""
+class Crew:
+    """Workers, the runs that wait for them, and where results go.
+
+    Who keeps results elsewhere than in a store says so by `_keep`, `_lose` and `_left`.
+    """
 
     def __init__(
         self,
@@ -254,12 +257,21 @@ class _Crew:
             self.selector.close()
 
     def _stopped(self) -> Stopped:
-        done = self.store.done()
-        left = sum(_key(cell) not in done for cell in self.cells)
         return Stopped(
-            f"Stopped with {left} of {len(self.cells)} runs to go; everything until here is "
-            f"kept in {self.out}."
+            f"Stopped with {self._left()} of {len(self.cells)} runs to go; everything until here "
+            f"is kept in {self.out}."
         )
+
+    def _left(self) -> int:
+        """How many runs have not finished."""
+        done = self.store.done()
+        return sum(_key(cell) not in done for cell in self.cells)
+
+    def _keep(self, cell: Config, result: Result) -> None:
+        self.store.add(result)
+
+    def _lose(self, cell: Config, error: str) -> None:
+        self.store.add_failure(cell.stream, cell.method, cell.seed, error, cell.to_dict())
 
     def _folder(self, cell: Config) -> Path:
         return self.out / "runs" / folder_name(cell)
@@ -310,13 +322,13 @@ class _Crew:
         """Keep what a run gave, or why it could not be finished."""
         if report["kind"] == "finished":
             result = Result.from_dict(report["stream"], report["result"])
-            self.store.add(result)
+            self._keep(cell, result)
             self.watcher.on_finished(cell, result)
         elif report["kind"] == "failed":
             self._fail(cell, report["error"], report["detail"])
 
     def _fail(self, cell: Config, error: str, detail: str = "") -> None:
-        self.store.add_failure(cell.stream, cell.method, cell.seed, error, cell.to_dict())
+        self._lose(cell, error)
         self.watcher.on_failed(cell, error, detail)
 
     def _bury(self, worker: _Worker) -> None:

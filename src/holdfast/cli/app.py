@@ -24,12 +24,15 @@ from holdfast.cli.options import (
     RAY,
     RESUME,
     SEEDS,
+    SPACE,
     STUDY_OUT,
     STUDY_SEEDS,
     TRACK,
+    TRIALS,
     TUNE_OUT,
     TUNING,
     UNDO,
+    VALIDATE,
     Given,
     takes,
 )
@@ -90,6 +93,15 @@ def compare(stream: StreamName, methods: MethodNames, given: Given) -> None:
         run_protocol(stream, methods, given)
         return
     run_many(stream, methods, given, ["compare", stream, *methods], given)
+
+
+@app.command()
+@takes(*LEARNING, SPACE, TRIALS, VALIDATE, SEEDS, JOBS, OUT, RESUME, JSON, CONFIG, DEBUG)
+def search(stream: StreamName, method: MethodName, given: Given) -> None:
+    """Choose settings without a look at any test set, then test the choice."""
+    from holdfast.cli.searching import run_search
+
+    run_search(stream, method, given)
 
 
 @app.command()

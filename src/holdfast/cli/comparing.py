@@ -226,11 +226,12 @@ def _table(outcome: Outcome, place: int) -> Table:
     by_method = {one.method: one for one in point}
     title = f"budget {point[0].budget / MB:.3f} MB" if len(outcome.points) > 1 else None
     table = Table(box=None, padding=(0, 2, 0, 0), title=title, title_justify="left")
-    for name in ("place", "method", "examples", "MB", "average", "last", "nearest mean", "start"):
-        table.add_column(name, justify="left" if name in ("method", "start") else "right")
+    for name in ("place", "method", "examples", "MB", "average", "last", "start"):
+        words = name in ("method", "start")
+        fold = {"overflow": "fold"} if name == "method" else {"no_wrap": True}
+        table.add_column(name, justify="left" if words else "right", **fold)
     for method in sorted(last, key=lambda m: (ranked[m], -interval(last[m])[0])):
         found = outcome.standings[place, method]
-        nearest = [run["nearest_mean"][-1] for run in found]
         table.add_row(
             _placed(ranked[method], ranked),
             method,
@@ -238,7 +239,6 @@ def _table(outcome: Outcome, place: int) -> Table:
             f"{interval([run['deployed_bytes'] / MB for run in found])[0]:.3f}",
             Cell("percent", tuple(average[method])).text,
             Cell("percent", tuple(last[method])).text,
-            Cell("percent", tuple(nearest)).text if None not in nearest else "-",
             "shared" if found[0]["shared_start"] else "own",
         )
     return table

@@ -180,6 +180,22 @@ SMALLER = Option(
     "smaller", tuple, "A model for small budgets (agnostic).", panel="Memory", metavar="MODEL"
 )
 PROTOCOLS = (PROTOCOL, EXEMPLARS, BUDGET, SMALLER)
+SPACE = Option(
+    "space",
+    tuple,
+    "What is searched: lr=log(1e-3, 1e-1), er.capacity=range(10, 90), model=choice(mlp, cnn); "
+    "may be repeated.",
+    panel="Search",
+    metavar="NAME=...",
+)
+TRIALS = Option("trials", int, "How many.", "20", panel="Search")
+VALIDATE = Option(
+    "validate",
+    str,
+    "By held-out training data of the first experiences (first) or of all (end).",
+    "first",
+    panel="Search",
+)
 RESUME = Option("resume", bool, "Go on with what --out holds.", panel=_FILES)
 DRY_RUN = Option("dry_run", bool, "Check everything and tell what is to come.", panel=_FILES)
 TUNE_OUT = Option("out", Path, "Folder for everything.", "runs/MODEL-DATA-TIME", panel=_FILES)
