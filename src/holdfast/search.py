@@ -271,7 +271,7 @@ def search(plan: Plan, out: Path, jobs: int | None = None, watcher: Watcher | No
         return _found(study, plan)
 
 
-def tested(
+def confirmed(
     plan: Plan,
     found: Found,
     seeds: int,

@@ -15,7 +15,7 @@ from holdfast.cli.progress import CompareProgress
 from holdfast.cli.running import REPORT, out_folder
 from holdfast.errors import UsageError
 from holdfast.run import Stopped, build
-from holdfast.search import FIRST, SHARE, Dimension, Found, Plan, Trial, search, tested
+from holdfast.search import FIRST, SHARE, Dimension, Found, Plan, Trial, confirmed, search
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +50,7 @@ def run_search(stream: str, method: str, given: Given) -> None:
         with watch.bars:
             found = search(plan, out, given["jobs"], watch)
         with tests.bars:
-            found = tested(plan, found, seeds, out, given["jobs"], tests)
+            found = confirmed(plan, found, seeds, out, given["jobs"], tests)
     except Stopped as error:
         raise Stopped(f"{error} To go on:\n  {again}") from error
     content = (json.dumps(_document(plan, found), indent=1) + "\n").encode()

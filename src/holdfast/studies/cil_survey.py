@@ -85,20 +85,18 @@ def arms(scale: Scale) -> dict[str, Settings]:
     """
     base: Settings = {
         "stream": {
-            "data": "split-fashion-mnist(limit=1000, test_limit=1000)",
+            "data": "split-fashion-mnist(limit=600, test_limit=400)",
             "digits": "split-digits",
             "quick": "split-digits(limit=60, test_limit=40, experiences=3)",
         }[scale],
-        "model": {"data": "cnn(width=12)", "digits": "cnn(width=8)", "quick": "cnn(width=3)"}[
-            scale
-        ],
+        "model": {"data": "cnn(width=8)", "digits": "cnn(width=8)", "quick": "cnn(width=3)"}[scale],
         "smaller": {
-            "data": ["cnn(width=4)", "cnn(width=6)", "cnn(width=8)", "cnn(width=10)"],
+            "data": [f"cnn(width={width})" for width in range(3, 8)],
             "digits": ["cnn(width=2)", "cnn(width=4)", "cnn(width=6)"],
             "quick": ["cnn(width=1)", "cnn(width=2)"],
         }[scale],
         "exemplars": {"data": 100, "digits": 50, "quick": 10}[scale],
-        "epochs": {"data": 8, "digits": 10, "quick": 1}[scale],
+        "epochs": {"data": 5, "digits": 10, "quick": 1}[scale],
         "batch_size": 32,
         "lr": 0.05,
         "weight_decay": 5e-4,
@@ -438,7 +436,7 @@ STUDY = Study(
     departures=(
         f"Of the survey's sixteen methods ten are here; {', '.join(ABSENT[:-1])} and {ABSENT[-1]} "
         "are not yet.",
-        "A part of Fashion-MNIST, 5 x 2 classes, three convolutions, 8 epochs and 100 exemplars, "
+        "A part of Fashion-MNIST, 5 x 2 classes, three convolutions, 5 epochs and 100 exemplars, "
         "where the survey has CIFAR-100 and ImageNet, ResNets, 170 epochs and 2,000. Images are "
         "not augmented.",
         "Methods are as their papers have them: Replay rehearses a batch of exemplars a step, "
