@@ -86,7 +86,7 @@ def begin(
         checkpoint_every=None,
     )
     stopping = [observer for observer in observers if observer.stops]
-    if folder is None:
+    if folder is None or learner.ranks.count > 1:  # several processes make it together
         state = _trained(plain, stopping)
     else:
         given = json.dumps(plain.to_dict(), sort_keys=True).encode()
