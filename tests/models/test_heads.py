@@ -51,6 +51,26 @@ def test_new_rows_are_drawn_as_a_linear_layer_draws_its_own() -> None:
         assert float(nn.Linear(100, 2000).weight.detach().abs().max()) <= bound
 
 
+def test_widening_keeps_what_old_features_weigh_and_draws_the_rest_as_a_linear_layer_does() -> None:
+    head = GrowingHead(40, 500)
+    weight, bias = head.weight.detach().clone(), head.bias.detach().clone()
+    head.widen(100)
+    assert torch.equal(head.weight[:, :40], weight)
+    assert torch.equal(head.bias, bias)
+    drawn = head.weight.detach()[:, 40:]
+    assert drawn.shape == (500, 60)
+    assert float(drawn.abs().max()) <= 1 / math.sqrt(100)
+    assert float(drawn.var()) == pytest.approx(1 / 100 / 3, rel=0.1)
+    assert head.weight.requires_grad
+
+
+def test_a_state_of_another_width_is_loaded() -> None:
+    head, wide = GrowingHead(4, 2), GrowingHead(6, 3)
+    head.load_state_dict(wide.state_dict())
+    x = torch.randn(5, 6)
+    assert torch.equal(head(x), wide(x))
+
+
 def test_an_empty_head_answers_with_no_columns() -> None:
     assert GrowingHead(3)(torch.randn(2, 3)).shape == (2, 0)
     assert CosineHead(3)(torch.randn(2, 3)).shape == (2, 0)

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from holdfast.errors import UsageError
+from holdfast.models.heads import GrowingHead
 
 
 class Expandable(nn.Module):
@@ -34,7 +35,8 @@ class Expandable(nn.Module):
         shared: What comes before; None: nothing. Trained with the first part.
         train_shared: Whether the shared part is trained after the first expansion too.
 
-    Loading a state adopts its number of parts.
+    A part may have a head of its own while it is trained (`head_for_newest`). Loading a state adopts
+    its number of parts and its head.
 
     Example:
         >>> backbone = Expandable(nn.Linear(3, 2))
@@ -51,6 +53,7 @@ class Expandable(nn.Module):
         super().__init__()
         self.shared = nn.Identity() if shared is None else shared
         self.parts = nn.ModuleList([first])
+        self.auxiliary = nn.ModuleDict()
         self.train_shared = train_shared
 
     @property
@@ -65,6 +68,12 @@ class Expandable(nn.Module):
             self.shared.requires_grad_(False)
         self.parts.append(part)
         self.train(self.training)
+
+    def head_for_newest(self, features: int, classes: int) -> None:
+        """Give the newest part a linear head of its own, in place of the last one's."""
+        head = GrowingHead(features, classes).to(next(self.parameters()).device)
+        self.auxiliary.clear()  # another name tells a kept optimizer that it is another head
+        self.auxiliary[str(len(self.parts))] = head
 
     @torch.no_grad()
     def start_from_last(self) -> None:
@@ -87,12 +96,17 @@ class Expandable(nn.Module):
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        start = f"{prefix}parts."
-        held = {key[len(start) :].split(".")[0] for key in state_dict if key.startswith(start)}
-        while len(held) > len(self.parts):
+        held = [key[len(prefix) :].split(".") for key in state_dict if key.startswith(prefix)]
+        parts = {name[1] for name in held if name[0] == "parts"}
+        while len(parts) > len(self.parts):
             self.grow()
-        if held:
-            del self.parts[len(held) :]
+        if parts:
+            del self.parts[len(parts) :]
+        heads = {name[1] for name in held if name[0] == "auxiliary"}
+        if heads != set(self.auxiliary):
+            self.auxiliary.clear()
+            for name in heads:  # it adopts the state's shape
+                self.auxiliary[name] = GrowingHead(0).to(next(self.parameters()).device)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from holdfast.learner import Learner
     from holdfast.stream import Experience, Stream
 
-Step = Literal["retune", "align", "none"]
+Step = Literal["retune", "align", "trained"]
 
 
 class ExpandableDER(Method):
@@ -52,7 +52,7 @@ class ExpandableDER(Method):
         auxiliary: Weight of the auxiliary loss.
         classifier: `retune`: the head is solved for anew on balanced data, as the paper has it;
             `align`: weight aligning in its place, as PyCIL and comparisons made with it have it;
-            `none`.
+            `trained`: it stays as training left it.
         ridge: Of retuning. The authors' weight decay of 5e-4 on logits divided by 5 is one of
             0.0125 on logits as they are.
         only_shrink: Do not align where that would lengthen the new rows (not in the paper).
@@ -128,7 +128,6 @@ class ExpandableDER(Method):
         if isinstance(model.head, nn.Linear):
             model.head = GrowingHead.of(model.head)
         model.backbone = self.expandable(model.backbone)
-        model.auxiliary = nn.ModuleDict()
 
     def expandable(self, backbone: nn.Module) -> Expandable:
         """The backbone as one that can grow."""
@@ -136,20 +135,17 @@ class ExpandableDER(Method):
 
     def expand(self, learner: Learner, experience: Experience) -> None:
         model, self.places = learner.model, None
-        model.auxiliary.clear()
+        model.backbone.auxiliary.clear()
         if not (learner.seen and learner.new):
             return
         width = model.head.weight.shape[1]
         each = width // len(model.backbone.parts)
         model.backbone.grow()
         model.head.widen(width + each)
-        # Named by the experience, so that a kept optimizer takes it for another one.
-        auxiliary = nn.Linear(each, len(learner.new) + 1).to(learner.device)
-        model.auxiliary[str(experience.index)] = auxiliary
-        self.places = torch.zeros(learner.known, dtype=torch.long, device=learner.device)
-        self.places[list(learner.new)] = torch.arange(
-            1, len(learner.new) + 1, device=learner.device
-        )
+        model.backbone.head_for_newest(each, len(learner.new) + 1)
+        places = torch.zeros(learner.known, dtype=torch.long)
+        places[list(learner.new)] = torch.arange(1, len(learner.new) + 1)
+        self.places = places.to(learner.device)
 
     def begin(self, learner: Learner, experience: Experience) -> None:
         if self.places is not None:
@@ -176,8 +172,8 @@ class ExpandableDER(Method):
         if features is None:
             return loss
         assert self.places is not None
-        (head,) = learner.model.auxiliary.values()
-        newest = features[:, -head.in_features :]
+        (head,) = learner.model.backbone.auxiliary.values()
+        newest = features[:, -head.weight.shape[1] :]
         return loss + self.auxiliary * F.cross_entropy(head(newest), self.places[batch["y"]])
 
     def release(self, learner: Learner) -> None:

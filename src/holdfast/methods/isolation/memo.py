@@ -38,7 +38,7 @@ class MEMO(ExpandableDER):
     Args:
         capacity: Exemplars in all, herded, shared equally by the classes seen.
         auxiliary: Weight of the auxiliary loss.
-        classifier: `align`, `retune` or `none`, as in `ExpandableDER`.
+        classifier: `align`, `retune` or `trained`, as in `ExpandableDER`.
         ridge: Of retuning.
         only_shrink: Do not align where that would lengthen the new rows (not in the paper).
         train_shared: Whether g is trained in every experience; statistics of batch normalisation in
