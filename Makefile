@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # One thread a worker: more only make small tensors wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 $(TEST_ARGS)
 
-.PHONY: help setup demo test test-studies test-data test-slow check format bench bench-speed bench-attach bench-hft bench-merge bench-replay bench-long bench-scale bench-edit bench-reference studies docs constraints clean
+.PHONY: help setup demo test test-studies test-data test-slow check format bench bench-speed bench-attach bench-hft bench-merge bench-replay bench-long bench-scale bench-edit bench-reference measured docs-tables studies docs constraints clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -94,6 +94,14 @@ bench-reference: $(STAMP)  ## Run published figures at their own settings (HOLDF
 	@test -n "$(HOLDFAST_DATA)" || \
 	  { echo "Set HOLDFAST_DATA to the folder of data sets: make bench-reference HOLDFAST_DATA=FOLDER"; exit 2; }
 	@HOLDFAST_DATA="$(HOLDFAST_DATA)" $(BIN)/python benchmarks/reference.py $(BENCH_ARGS)
+
+measured: $(STAMP)  ## Run all methods at equal memory and write docs/measured.md and the guide's data (HOLDFAST_DATA)
+	@test -n "$(HOLDFAST_DATA)" || \
+	  { echo "Set HOLDFAST_DATA to the folder of data sets: make measured HOLDFAST_DATA=FOLDER"; exit 2; }
+	@OMP_NUM_THREADS=1 HOLDFAST_DATA="$(HOLDFAST_DATA)" $(BIN)/python benchmarks/measured.py --write $(BENCH_ARGS)
+
+docs-tables: $(STAMP)  ## Write the pages that are made from the methods' records: index, taxonomy, guide
+	@$(BIN)/python -m holdfast.guide.tables docs
 
 studies: $(STAMP)  ## Run the studies of published claims: claim, observed, verdict
 	@for name in $(STUDIES); do $(BIN)/holdfast study $$name $(STUDY_ARGS) || exit; done

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from holdfast import checkpoint, run
+from holdfast import catalogue, checkpoint, run
 from holdfast.config import Config
 from holdfast.errors import CheckpointError, Diverged, RunError, StreamRefused, UsageError
 from holdfast.learner import Learner, Observer
@@ -144,7 +144,7 @@ def killed_and_whole(
     asked = {}
     for method in methods:
         config = replace(TINY, method=method, optimizer_state="keep", momentum=0.9, lr=0.01)
-        most = 1 if method == "ncm" else 6
+        most = 1 if catalogue.build(method).replaces_training else 6
         asked[method] = [config.to_dict(), [draw.randint(1, most) for _ in range(kills)]]
     subprocess.run(
         [sys.executable, "-c", _KILLED_AGAIN_AND_AGAIN, str(folder)],

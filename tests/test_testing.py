@@ -23,6 +23,8 @@ VARIANTS = [
     "lwf(warmup_epochs=1)",
     "cumulative(from_scratch=true)",
     "scr(capacity=20, batch_size=8, review=true)",
+    "slda(plastic=false, base=true)",
+    "ranpac(projections=24, ridge=1.0)",
 ]
 
 
@@ -30,6 +32,7 @@ VARIANTS = [
 # Small text names no subjects, and editors take requests one by one. GDumb would train 256 epochs.
 SHORTER = {
     "gdumb": "gdumb(epochs=2)",
+    "ranpac": "ranpac(projections=24)",
     "ewc": "ewc(examples=12)",
     "online_ewc": "online_ewc(examples=12)",
     "mas": "mas(examples=12)",

@@ -287,7 +287,9 @@ def _of_run(folder: Path) -> SourceModel:
     if newest is None:
         raise UsageError(f"{folder} holds no checkpoint: its run ended before its first one.")
     state = checkpoint.load(newest)
-    learner, stream = build(replace(config, device="cpu"))
+    cached = config.backbone == "cached"  # the run learned a head; the model is the whole of it
+    backbone = "frozen" if cached else config.backbone
+    learner, stream = build(replace(config, device="cpu", backbone=backbone))
     method = learner.method
     deciding = [p for p in method.parts() if p.overrides("predict") or p.overrides("answer")]
     routed = [type(part).__name__ for part in deciding]
@@ -302,7 +304,8 @@ def _of_run(folder: Path) -> SourceModel:
         saved = state["learner"]
         for experience in stream.experiences[: saved["index"] + (saved["batches"] is not None)]:
             learner.expand(experience)
-        learner.model.load_state_dict(saved["model"])
+        held = learner.model.state_dict() if cached else {}
+        learner.model.load_state_dict({**held, **saved["model"]})
     except (KeyError, RuntimeError, TypeError) as error:
         raise CheckpointError(
             f"{newest} does not fit this version of holdfast: {str(error).splitlines()[0]}"

@@ -47,6 +47,8 @@ METHODS: dict[str, str] = {
     "expandable_der": "holdfast.methods.isolation.expandable_der:ExpandableDER",
     "memo": "holdfast.methods.isolation.memo:MEMO",
     "ncm": "holdfast.methods.prototypes.ncm:NCM",
+    "slda": "holdfast.methods.prototypes.slda:SLDA",
+    "ranpac": "holdfast.methods.prototypes.ranpac:RanPAC",
     "wa": "holdfast.methods.correction.wa:WA",
     "bic": "holdfast.methods.correction.bic:BiC",
     "grads": "holdfast.methods.selection.grads:GrADS",

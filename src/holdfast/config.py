@@ -25,7 +25,9 @@ class Config(Settings):
         experiences: Number of experiences; None: the stream's own.
         model: Spec of the model, or the folder of a language model; None: by the stream's inputs
             (`holdfast.run.default_model`).
-        head: `full`, `growing`, `cosine`, `multi` or `prototype`.
+        head: `full`, `growing`, `cosine`, `multi`, `prototype`, `discriminant` or `ridge`.
+        backbone: `trained`; `frozen`: a classifier's head alone is trained; or `cached`: frozen
+            too, and its features are computed once, before training, and kept.
         inputs: How a classifier scales them: `standard` (mean 0, deviation 1) or `unit` (0 to 1).
         seed: Of the stream, the initial weights and all random choices.
         epochs: Passes over each experience; None: 5, or 1 on an online stream and for language.
@@ -71,9 +73,14 @@ class Config(Settings):
     )
     model: str | None = setting(
         None,
-        "mlp, cnn, lenet, resnet18, llama, gpt2 or a checkpoint's folder (default: by the inputs).",
+        "mlp, cnn, lenet, resnet18, cifar_resnet, llama, gpt2 or a folder (default: by inputs).",
     )
-    head: str = setting("full", "full, growing, cosine, multi or prototype.")
+    head: str = setting("full", "full, growing, cosine, multi, prototype, discriminant or ridge.")
+    backbone: str = setting(
+        "trained",
+        "trained, frozen (the head learns), or cached (frozen, its features computed once).",
+        choices=("trained", "frozen", "cached"),
+    )
     inputs: str = setting(
         "standard",
         "standard (mean 0, deviation 1) or unit (0 to 1).",
@@ -133,6 +140,11 @@ class Config(Settings):
             raise UsageError(
                 "shared_start begins with a model, not with an optimizer's state: it needs "
                 "optimizer_state='reset'; given: 'keep'."
+            )
+        if self.augment is not None and self.backbone == "cached":
+            raise UsageError(
+                f"Features are kept of inputs as they are, and augment={self.augment} changes "
+                "inputs: leave it out, or say backbone=frozen, which passes them in every step."
             )
         object.__setattr__(self, "method", "+".join(str(spec) for spec in parse(self.method)))
         if self.model is not None and not is_folder(self.model):

@@ -35,7 +35,8 @@ class Record:
         curve: Continual evaluation: `{"experience", "step", "scores"}` in order.
         cost: `seconds`, `flops`, `steps`, `peak_memory_bytes`, `method_bytes`, and of
             `holdfast.footprint`: `model_bytes`, `example_bytes` (of how many: `examples`),
-            `deployed_bytes` and `whole_bytes`.
+            `deployed_bytes` and `whole_bytes`; of a stream
+            of kept features, also `feature_seconds` and `feature_bytes`.
         notes: What methods wrote down, with `experience` and `step`.
         tests: Names of the test sets, where they are not those of the experiences.
         since: The first experience that brings what each test set tests, where that is not the

@@ -22,6 +22,7 @@ from holdfast.errors import UsageError, at_least
 from holdfast.evaluation import Record, Scorer, Scores, TestSets, undisturbed
 from holdfast.footprint import memory_bytes
 from holdfast.method import Method, Phase, refuse_unfit
+from holdfast.models.frozen import Passed
 from holdfast.objective import Classification, Objective
 from holdfast.optim.carry import carry_state
 from holdfast.optim.schedules import Schedule, StepSchedule, constant
@@ -201,6 +202,11 @@ class Learner:
                 f"{stream.name!r} is online: every example comes once, so epochs must be 1; "
                 f"given: {self.epochs}."
             )
+        if self.augment is not None and isinstance(getattr(self.model, "backbone", None), Passed):
+            raise UsageError(
+                "An augmentation changes inputs, and those of this stream are features, computed "
+                "once of inputs as they were: leave it out, or freeze the backbone without a cache."
+            )
         self.ranks.refuse_alone(self.method)
         self._given = stream
         if stream.semi_labelled and not all(p.takes_unlabelled for p in self.method.parts()):
@@ -364,6 +370,7 @@ class Learner:
             ),
             "method_bytes": stored_bytes(self.method),
             **memory_bytes(self).costs(),
+            **self.stream.costs,
         }
         self.batches = None
         self.index += 1

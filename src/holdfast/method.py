@@ -52,8 +52,11 @@ from torch import Tensor, nn
 
 from holdfast.data import Batch, Table
 from holdfast.errors import StreamRefused, UsageError
+from holdfast.memory.discriminant import Discriminant
 from holdfast.memory.prototypes import Prototypes
 from holdfast.memory.remembers import Remembers
+from holdfast.memory.ridge import RandomRidge
+from holdfast.models.frozen import Frozen, Passed
 from holdfast.models.norms import affine
 from holdfast.stream import Experience, Stream
 
@@ -169,6 +172,10 @@ class Method(Remembers):
     happens inside the model then, or where the rows of a batch must be together in it."""
     replaces_training: ClassVar[bool] = False
     """Whether `fit` always answers True, so that what acts during training steps never would."""
+    fills: ClassVar[type[nn.Module] | None] = None
+    """Kind of head that it fills in by itself, if the model has one."""
+    works_inside: ClassVar[bool] = False
+    """Whether what it does is done in the backbone, so that a frozen one leaves it nothing."""
     chooses_weights: ClassVar[bool] = False
     """Whether it decides which of the model's own weights are trained, which adapters freeze."""
 
@@ -363,14 +370,34 @@ def chain(*methods: Method) -> Method:
     return flat[0] if len(flat) == 1 else Chain(*flat)
 
 
+FILLED: dict[type, tuple[str, str, str]] = {
+    Prototypes: ("prototype", "class means", "ncm"),
+    Discriminant: ("discriminant", "class means and a covariance", "slda"),
+    RandomRidge: ("ridge", "sums of random features", "ranpac"),
+}
+"""Heads that a method fills in without training: their names, what they hold, and which does."""
+
+
 def refuse_unfit(method: Method, stream: Stream, model: nn.Module) -> None:
     """Raise `StreamRefused` with the first reason why `method` cannot serve `stream`."""
     trained = not any(part.replaces_training for part in method.parts())
-    if trained and isinstance(getattr(model, "head", None), Prototypes):
+    filled = [part.fills for part in method.parts() if part.fills is not None]
+    head = type(getattr(model, "head", None))
+    if head in FILLED and head not in filled and (trained or filled):
+        kind, holds, filler = FILLED[head]
         raise StreamRefused(
-            "A prototype head holds class means and is not trained: use the method ncm, which "
+            f"A {kind} head holds {holds} and is not trained: use the method {filler}, which "
             "fills it, or another head."
         )
+    if isinstance(getattr(model, "backbone", None), Frozen | Passed):
+        inside = {"transformer blocks", "adapters", "norm layers"}
+        for part in method.parts():
+            if part.works_inside or part.tags.needs & inside:
+                raise StreamRefused(
+                    f"{type(part).__name__} works inside the backbone, and this one is frozen: "
+                    "have it trained, or use a method of heads and features, such as er, ewc, ncm, "
+                    "slda or ranpac."
+                )
     for part in method.parts():
         reason = part.refusal(stream, model)
         if reason:

@@ -23,16 +23,14 @@ from typing import Any
 
 import numpy as np
 
-from holdfast import catalogue, models
+from holdfast import catalogue
 from holdfast.config import Config
 from holdfast.errors import UsageError
 from holdfast.footprint import example_bytes, memory_bytes
-from holdfast.learner import Learner
 from holdfast.metrics import interval
 from holdfast.run import build, resolved
 from holdfast.spec import Spec, bind, parse
 from holdfast.store import Result
-from holdfast.stream import Stream
 
 PROTOCOLS = ("benchmark", "aligned", "agnostic")
 
@@ -82,9 +80,9 @@ class Sizes:
     """
 
     def __init__(self, base: Config) -> None:
-        _, self.stream = build(replace(base, method="finetune", shared_start=False))
-        self.base = resolved(base, self.stream)
-        self.example = example_bytes(self.stream)
+        _, stream = build(replace(base, method="finetune", shared_start=False))
+        self.base = replace(resolved(base, stream), shared_start=False)
+        self.example = example_bytes(stream)
         self._known: dict[tuple[str, str], tuple[int, int]] = {}
 
     @property
@@ -104,14 +102,13 @@ class Sizes:
 
     def _grown(self, method: str, model: str) -> tuple[int, int]:
         if (method, model) not in self._known:
-            self._known[method, model] = _grown(self.base, self.stream, method, model)
+            self._known[method, model] = _grown(replace(self.base, method=method, model=model))
         return self._known[method, model]
 
 
-def _grown(base: Config, stream: Stream, method: str, model: str) -> tuple[int, int]:
-    inputs = "unit" if base.inputs == "unit" else "standard"
-    built = models.build(model, stream, base.head, base.seed, inputs)  # type: ignore[arg-type]
-    learner = Learner(built, catalogue.build(method), seed=base.seed)
+def _grown(config: Config) -> tuple[int, int]:
+    """Bytes deployed after the first and after the last experience, examples apart."""
+    learner, stream = build(config)
     learner.start(stream)
     found = []
     with learner.chance.mine():

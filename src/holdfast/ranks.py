@@ -127,7 +127,7 @@ class Ranks:
     def refuse_alone(self, method: Method) -> None:
         """Raise `UsageError` if a method can only be at work in a single process."""
         for part in method.parts() if self.count > 1 else ():
-            if not part.shares_passes or part.tags.family in ("editing", "test-time"):
+            if alone(type(part)):
                 raise UsageError(
                     f"{type(part).__name__} looks inside the model as a whole batch passes, which "
                     f"{self.count} processes share out: run it in one."
@@ -140,6 +140,17 @@ class Ranks:
         sizes = [rows // self.count + (rank < rows % self.count) for rank in range(self.count)]
         ends = list(accumulate(sizes))
         return [(end - length, end) for end, length in zip(ends, sizes, strict=True)]
+
+
+def alone(method: type[Method]) -> bool:
+    """Whether a method can only be at work in a single process.
+
+    Example:
+        >>> from holdfast.methods import ER, MIGU
+        >>> alone(ER), alone(MIGU)
+        (False, True)
+    """
+    return not method.shares_passes or method.tags.family in ("editing", "test-time")
 
 
 class _Gathered(torch.autograd.Function):

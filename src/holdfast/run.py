@@ -28,6 +28,8 @@ from holdfast.analysis import Analysis
 from holdfast.config import Config, is_folder
 from holdfast.errors import CheckpointError, RunError, UsageError
 from holdfast.learner import Learner, Observer
+from holdfast.method import refuse_unfit
+from holdfast.models.frozen import featurised, frozen
 from holdfast.optim import schedules
 from holdfast.ranks import Ranks
 from holdfast.settings import read_json
@@ -133,9 +135,9 @@ def build(config: Config) -> tuple[Learner, Stream]:
     schedule = schedules.build(config.schedule)
     altered = augment.build(config.augment) if config.augment is not None else None
     speaks = streams.is_language(config.stream)
-    model: nn.Module
+    learned: nn.Module
     if speaks:
-        model, stream = _language(config)
+        learned, stream = _language(config)
         stream = _part(stream, config)
         config = resolved(config, stream)
     else:
@@ -149,13 +151,19 @@ def build(config: Config) -> tuple[Learner, Stream]:
             seed=config.seed,
             inputs="unit" if config.inputs == "unit" else "standard",
         )
+        if config.backbone == "frozen":
+            model = frozen(model)
+        elif config.backbone == "cached":
+            refuse_unfit(method, stream, frozen(model))  # before all is passed through it
+            model, stream = featurised(model, stream, device(config.device))
+        learned = model
     if config.shared_start and start.shares(method):
         stream = start.begun(stream)
     options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.optimizer == "sgd":
         options["momentum"] = config.momentum
     learner = Learner(
-        model,
+        learned,
         method,
         optimizer=partial(_OPTIMIZERS[str(config.optimizer)], **options),
         epochs=config.epochs or 1,
@@ -206,6 +214,7 @@ def _language(config: Config) -> tuple[nn.Module, Stream]:
     """The language model of a configuration, and the stream in its tokens."""
     for name, value, usual in (
         ("head", config.head, "full"),
+        ("backbone", config.backbone, "trained"),
         ("inputs", config.inputs, "standard"),
         ("augment", config.augment, None),
     ):

@@ -363,7 +363,7 @@ class _Trials(Crew):
         self, cells: Mapping[int, Config], out: Path, store: Store, watcher: Watcher
     ) -> None:
         super().__init__(list(dict.fromkeys(cells.values())), out, store, watcher)
-        self.numbers = {cell: number for number, cell in reversed(cells.items())}
+        self.numbers = {cell: number for number, cell in reversed(list(cells.items()))}
         self.given: dict[Config, tuple[Result | None, str | None]] = {}
 
     def _folder(self, cell: Config) -> Path:

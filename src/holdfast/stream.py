@@ -133,6 +133,7 @@ class Stream:
             stream whose classes come again, one a class.
         evaluations: After which experiences the test sets are scored, ascending, the last among
             them; none given: after each.
+        costs: What was spent to make it, by name, which is to stand among a run's costs.
     """
 
     name: str
@@ -152,6 +153,7 @@ class Stream:
     scorer: Scorer | None = None
     tests: tuple[TestSet, ...] = ()
     evaluations: tuple[int, ...] = ()
+    costs: Mapping[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.experiences)

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from holdfast import streams
-from holdfast.errors import UsageError
-from holdfast.models.cifar_resnet import CifarResNet, pretrained
+from holdfast import models, streams
+from holdfast.errors import DataError, UsageError
+from holdfast.models.cifar_resnet import CifarResNet, Pictures, pretrained
+from holdfast.testing import small_stream
 
 
 def test_it_has_as_many_weights_as_published():
@@ -28,3 +29,50 @@ def test_the_kept_weights_classify_as_their_readme_says(data_folder):
     with torch.no_grad():
         right = float((model(test["x"]).argmax(1) == test["y"]).float().mean())
     assert right == pytest.approx(0.81, abs=0.05)  # on images that were compressed
+
+
+def test_pictures_of_any_size_and_grey_ones_are_brought_to_what_the_network_was_trained_on():
+    net = Pictures(8, weights=None).eval()
+    grey = torch.rand(3, 1, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(net(grey), net(grey.repeat(1, 3, 1, 1)))
+        mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1).expand(1, 3, 16, 16)
+        assert torch.allclose(net(mean), net.network(torch.zeros(1, 3, 32, 32)), atol=1e-5)
+
+
+def test_it_is_built_by_name_for_images_with_black_at_0_and_white_at_1():
+    stream = small_stream()
+    model = models.build("cifar_resnet(depth=8, weights=none)", stream, seed=0).eval()
+    white = torch.full((1, 1, 8, 8), 16, dtype=torch.uint8)  # of the digits
+    with torch.no_grad():
+        seen = model.backbone[0](white)
+        assert torch.equal(seen, torch.ones(1, 1, 8, 8))
+        torch.testing.assert_close(model.features(white), model.backbone[1](seen))
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ("cifar_resnet(weights=imagenet)", "weights must be cifar10 or none; given: imagenet"),
+        ("cifar_resnet(depth=44)", "depth must be 20, 32 or 56"),
+        ("cifar_resnet(depth=18, weights=none)", "depth must be 6 n"),
+    ],
+)
+def test_what_there_is_not_is_refused(spec, told):
+    with pytest.raises(UsageError, match=told):
+        models.build(spec, small_stream())
+
+
+def test_without_its_data_it_says_what_to_set(monkeypatch):
+    monkeypatch.delenv("HOLDFAST_DATA", raising=False)
+    with pytest.raises(DataError, match="set HOLDFAST_DATA to a folder that holds weights/resnet"):
+        models.build("cifar_resnet", small_stream())
+
+
+@pytest.mark.data
+def test_the_backbone_built_by_name_is_the_kept_one(data_folder):
+    stream = streams.build("split-cifar10(limit=10, test_limit=10)", seed=0)
+    x = stream[0].test["x"]
+    built, kept = models.build("cifar_resnet(depth=32)", stream).eval(), pretrained(32).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(built.features(x), kept.features(x), rtol=1e-3, atol=1e-4)

@@ -10,8 +10,8 @@ from holdfast.errors import UsageError
 from holdfast.streams.source import (
     Source,
     class_incremental,
-    drawn_order,
     domain_incremental,
+    drawn_order,
     scale_of,
 )
 

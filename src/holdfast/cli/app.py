@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli import adapting, diffing, forgetting, merging
+from holdfast.cli import adapting, diffing, forgetting, guiding, merging
 from holdfast.cli.options import (
     CONFIG,
     DEBUG,
     DRY_RUN,
     EDIT_OUT,
     EDITING,
+    FILTERS,
     JOBS,
     JSON,
     LEARNING,
@@ -23,6 +24,7 @@ from holdfast.cli.options import (
     QUICK,
     RAY,
     RESUME,
+    SCHEMA,
     SEEDS,
     SPACE,
     STUDY_OUT,
@@ -216,12 +218,19 @@ def repair(
 
 
 @app.command()
-@takes(DEBUG)
+@takes(*FILTERS, SCHEMA, DEBUG)
 def methods(given: Given, name: Name = None, as_json: AsJson = False) -> None:
-    """List the methods, or show one in full."""
+    """List the methods, all or those that fit, or show one in full."""
     from holdfast.cli.listing import list_methods
 
-    list_methods(name, as_json)
+    list_methods(name, as_json, given)
+
+
+@app.command()
+@takes(*guiding.OPTIONS)
+def recommend(given: Given) -> None:
+    """Say which method fits what there is, and why; asks at a terminal if told nothing."""
+    guiding.run_recommend(given)
 
 
 @app.command()

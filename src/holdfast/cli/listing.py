@@ -14,6 +14,7 @@ from rich.table import Table
 from holdfast import catalogue, streams, studies
 from holdfast.catalogue import Entry
 from holdfast.checkpoint import write_atomically
+from holdfast.guide import taxonomy
 from holdfast.method import KINDS
 from holdfast.spec import Spec
 
@@ -21,16 +22,22 @@ if TYPE_CHECKING:
     from holdfast.cli.options import Given
 
 
-def list_methods(name: str | None, as_json: bool) -> None:
-    """All methods, or everything about one."""
+def list_methods(name: str | None, as_json: bool, given: Given) -> None:
+    """All methods, those that fit, or everything about one."""
+    if given["schema"]:
+        print(json.dumps(taxonomy.schema(), indent=1))
+        return
     if name is None:
-        entries = list(catalogue.entries())
+        found = _fitting(given)
         if as_json:
-            print(json.dumps([_method(entry) for entry in entries], indent=1))
+            print(json.dumps([_method(catalogue.entry(r.name)) for r, _ in found], indent=1))
+            return
+        if not found:
+            print("No method fits all of that.")
             return
         table = _table("name", "family", "what it does")
-        for entry in entries:
-            table.add_row(entry.name, entry.tags.family, entry.summary)
+        for record, spec in found:
+            table.add_row(spec, record.family, record.summary)
         Console().print(table)
         return
     entry = catalogue.entry(name)
@@ -43,11 +50,35 @@ def list_methods(name: str | None, as_json: bool) -> None:
     print()
     _field("title", tags.title + source)
     _field("family", tags.family)
+    record = taxonomy.load()[name]
     _field("streams", ", ".join(KINDS[kind] for kind in sorted(tags.scenarios)))
+    _field("stages", ", ".join(record.stages))
+    _field("techniques", ", ".join(record.techniques) or "none")
     _field("needs", ", ".join(sorted(tags.needs)) or "nothing special")
+    _field("old data", record.needs.old_data)
     _field("keeps", ", ".join(sorted(tags.keeps)) or "nothing")
+    if record.combines_with:
+        _field("goes with", ", ".join(record.combines_with))
+    if record.evidence:
+        _field("measured in", ", ".join(record.evidence))
     _arguments(entry.arguments, argument_docs(catalogue.method_class(name)))
     print(f"\nholdfast run split-digits {_example(name, entry.arguments)!r}")
+
+
+def _fitting(given: Given) -> list[tuple[taxonomy.Record, str]]:
+    """The methods that have what was asked for, each with the spec that has it."""
+    return list(
+        taxonomy.query(
+            family=given["family"],
+            stage=given["stage"],
+            scenario=given["scenario"],
+            technique=given["technique"],
+            old_data="none" if given["no_old_data"] else None,
+            task_free=bool(given["task_free"]),
+            unlabelled=bool(given["unlabelled"]),
+            peft_ok=bool(given["with_adapters"]),
+        )
+    )
 
 
 def list_streams(name: str | None, as_json: bool) -> None:
@@ -136,6 +167,7 @@ def _method(entry: Entry) -> dict[str, Any]:
             {"name": name, "default": _plain(default), "documentation": docs.get(name, "")}
             for name, default in entry.arguments.items()
         ],
+        "taxonomy": taxonomy.load()[entry.name].to_dict(),
     }
 
 

@@ -202,6 +202,19 @@ TUNE_OUT = Option("out", Path, "Folder for everything.", "runs/MODEL-DATA-TIME",
 EDIT_OUT = Option("out", Path, "Folder for everything.", "runs/MODEL-EDITS-TIME", panel=_FILES)
 LIST = Option("list", bool, "List the edits of OUT.", panel=_FILES)
 UNDO = Option("undo", int, "Take this edit of OUT back (a number that --list shows).", panel=_FILES)
+_FIT = "Only those that fit"
+FILTERS = (
+    Option("family", str, "Of this family, as the list shows.", panel=_FIT),
+    Option("stage", str, "For cpt, dap, cft, test-time, editing, unlearning or none.", panel=_FIT),
+    Option("scenario", str, "For class, task, domain or text streams.", panel=_FIT),
+    Option("technique", str, "That does this, such as rehearsal or projection.", panel=_FIT),
+    Option("no_old_data", bool, "That keep and ask for no example of the past.", panel=_FIT),
+    Option("task_free", bool, "That need neither boundaries nor tasks.", panel=_FIT),
+    Option("unlabelled", bool, "That learn from examples without labels.", panel=_FIT),
+    Option("with_adapters", bool, "That go with adapters on a frozen model.", panel=_FIT),
+)
+"""What `methods` can be asked for."""
+SCHEMA = Option("schema", bool, "The JSON schema of what is known of a method.")
 DEBUG = Option("debug", bool, "Show the traceback of an error.", panel=_FILES)
 
 

@@ -15,7 +15,7 @@ from holdfast.cli.progress import CompareProgress
 from holdfast.cli.running import REPORT, out_folder
 from holdfast.errors import UsageError
 from holdfast.run import Stopped, build
-from holdfast.search import FIRST, SHARE, Dimension, Found, Plan, Trial, confirmed, search
+from holdfast.search import FIRST, SHARE, Dimension, Found, Plan, Protocol, Trial, confirmed, search
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,7 +66,7 @@ def run_search(stream: str, method: str, given: Given) -> None:
 
 def _plan(stream: str, method: str, given: Given) -> Plan:
     base = given.config(stream, method)
-    protocol = given["validate"] or "first"
+    protocol: Protocol = given["validate"] or "first"
     if protocol == "end" and base.until is not None:
         raise UsageError("--until is for --validate first; end learns all experiences.")
     return Plan(

@@ -14,6 +14,7 @@ from holdfast.memory.buffer import Buffer
 
 if TYPE_CHECKING:
     from holdfast.learner import Learner
+    from holdfast.stream import Stream
 
 
 def herding_order(features: Float[Tensor, "examples width"], count: int) -> Int[Tensor, " count"]:
@@ -66,3 +67,19 @@ def keep_herded(buffer: Buffer, learner: Learner, table: Table) -> None:
     features = F.normalize(learner.features(table))
     rank = herding_rank(features, table["y"], buffer.capacity)
     buffer.add(table.columns, learner.generator, key=rank)
+
+
+def endless(name: str, storage: str, stream: Stream) -> str | None:
+    """Why a method that herds cannot serve a stream that does not tell where experiences end.
+
+    Example:
+        >>> from holdfast import streams
+        >>> endless("ER", "herding", streams.build("gaussian-digits"))  # doctest: +ELLIPSIS
+        "ER herds when an experience ends, and 'gaussian-digits' does not tell where: ..."
+    """
+    if storage != "herding" or stream.boundaries:
+        return None
+    return (
+        f"{name} herds when an experience ends, and {stream.name!r} does not tell where: use "
+        "storage='reservoir'."
+    )

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from holdfast.methods.projection.gem import GEM
     from holdfast.methods.projection.gpm import GPM
     from holdfast.methods.prototypes.ncm import NCM
+    from holdfast.methods.prototypes.ranpac import RanPAC
+    from holdfast.methods.prototypes.slda import SLDA
     from holdfast.methods.replay.cls_er import CLSER
     from holdfast.methods.replay.der import DER, DERpp
     from holdfast.methods.replay.er import ER
@@ -116,6 +118,7 @@ __all__ = [
     "SCR",
     "SCRUB",
     "SI",
+    "SLDA",
     "TENT",
     "UNDIAL",
     "WA",
@@ -146,6 +149,7 @@ __all__ = [
     "OnlineEWC",
     "PackNet",
     "RWalk",
+    "RanPAC",
     "RandomLabels",
     "Replay",
     "Retain",

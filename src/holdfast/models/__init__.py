@@ -3,6 +3,7 @@
 from holdfast.models.backbones import CNN, MLP, LeNet, ResNet18
 from holdfast.models.build import build
 from holdfast.models.classifier import Classifier, Standardise, as_classifier
+from holdfast.models.frozen import Frozen, featurised, frozen
 from holdfast.models.heads import (
     CosineHead,
     GrowingHead,
@@ -17,6 +18,7 @@ __all__ = [
     "MLP",
     "Classifier",
     "CosineHead",
+    "Frozen",
     "GrowingHead",
     "LeNet",
     "LinearHead",
@@ -27,4 +29,6 @@ __all__ = [
     "as_classifier",
     "build",
     "build_head",
+    "featurised",
+    "frozen",
 ]

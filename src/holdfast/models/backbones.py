@@ -109,7 +109,7 @@ class LeNet(nn.Sequential):
     the maps, ReLU and hidden layer that are usual for it today.
     """
 
-    def __init__(self, shape: tuple[int, int, int], width: int = 20) -> None:
+    def __init__(self, shape: tuple[int, ...], width: int = 20) -> None:
         channels, *size = shape
         if min(size) < 16:
             raise UsageError(

@@ -12,6 +12,7 @@ from torch import nn
 
 from holdfast.errors import UsageError, unknown
 from holdfast.models.backbones import CNN, MLP, LeNet, ResNet18
+from holdfast.models.cifar_resnet import Pictures
 from holdfast.models.classifier import Classifier, Standardise
 from holdfast.models.heads import HEADS, build_head
 from holdfast.spec import bind, parse_one
@@ -43,6 +44,15 @@ def _resnet18(stream: Stream, width: int = 20) -> ResNet18:
     return ResNet18(_channels(stream, "resnet18"), width)
 
 
+def _cifar_resnet(stream: Stream, depth: int = 20, weights: str = "cifar10") -> Pictures:
+    if _channels(stream, "cifar_resnet") not in (1, 3):
+        raise UsageError(
+            f"cifar_resnet takes grey or colour images; those of {stream.name!r} have "
+            f"{stream.shape[0]} channels."
+        )
+    return Pictures(depth, weights)
+
+
 def _channels(stream: Stream, name: str) -> int:
     if len(stream.shape) != 3:
         raise UsageError(
@@ -57,6 +67,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "cnn": _cnn,
     "lenet": _lenet,
     "resnet18": _resnet18,
+    "cifar_resnet": _cifar_resnet,
 }
 
 
@@ -71,13 +82,16 @@ def build(
 
     Args:
         spec: `mlp(width=256, depth=2, activation=relu, dropout=0)`, `cnn(width=32, depth=3)`,
-            `lenet(width=20)` or `resnet18(width=20)`.
+            `lenet(width=20)`, `resnet18(width=20)` or `cifar_resnet(depth=20, weights=cifar10)`,
+            trained by others.
         stream: What it is for: shape of the inputs, number of classes.
         head: `"full"`: a linear row for every class from the start; `"growing"`: rows appear with
             their classes; `"cosine"`: the same, by cosine similarity; `"multi"`: one linear layer
-            a task; `"prototype"`: distances to class means, which `ncm` fills in.
+            a task; `"prototype"`, `"discriminant"`, `"ridge"`: what `ncm`, `slda` and `ranpac` fill
+            in, each its own.
         seed: Of the initial weights; None: PyTorch's global state.
         inputs: `"standard"`: to mean 0 and deviation 1; `"unit"`: images to 0 (black) .. 1 (white).
+            A model trained by others scales them as it was trained, whatever is said here.
 
     Raises:
         UsageError: If the model, an argument or the head does not exist or does not fit.
@@ -99,6 +113,8 @@ def build(
     arguments = bind(wanted, partial(make, stream), "model")
     for name, value in arguments.items():
         least = 0 if (wanted.name, name) == ("mlp", "depth") else 1
+        if name == "weights":  # or none
+            continue
         if name in ("activation", "dropout"):  # of these the network says what it accepts
             if value is None:
                 raise UsageError(f"{name} of {wanted.name} cannot be none; leave it out.")
@@ -113,6 +129,6 @@ def build(
         task_classes = [len(experience.classes) for experience in stream]
         top = build_head(kind, width, stream.classes, task_classes)
     scale = stream.scale
-    if inputs == "unit":
+    if inputs == "unit" or getattr(backbone, "takes", None) == "unit":
         scale = ((0.0,), (white_in(stream[0].train["x"], stream.white),))
     return Classifier(nn.Sequential(Standardise(*scale, dims=len(stream.shape)), backbone), top)

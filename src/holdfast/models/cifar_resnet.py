@@ -64,6 +64,55 @@ def pretrained(depth: Depth = 20, white: float = 255.0) -> Classifier:
         UsageError: If there is none of this depth.
         DataError: If HOLDFAST_DATA does not hold it.
     """
+    backbone, named = CifarResNet(depth), _kept_weights(depth)
+    head = nn.Linear(64, 10)
+    with torch.no_grad():
+        head.weight.copy_(named.pop("linear.weight"))
+        head.bias.copy_(named.pop("linear.bias"))
+    backbone.load_state_dict(named, strict=False)
+    scale = Standardise([white * m for m in MEAN], [white * d for d in DEVIATION])
+    return Classifier(nn.Sequential(scale, backbone), head)
+
+
+class Pictures(nn.Module):
+    """The network for images of any size, grey or in colour, from 0 (black) to 1 (white).
+
+    They are brought to 32x32, grey ones to three equal channels, and standardised as in the
+    training of the kept weights.
+
+    Args:
+        depth: 20, 32 or 56; 6 n + 2 without weights.
+        weights: `"cifar10"`: trained by others on CIFAR-10, from the folder that HOLDFAST_DATA
+            names; None: as drawn.
+
+    Raises:
+        UsageError: If there are no such weights.
+        DataError: If HOLDFAST_DATA does not hold them.
+    """
+
+    width = CifarResNet.width
+    takes = "unit"
+
+    def __init__(self, depth: int = 20, weights: str | None = "cifar10") -> None:
+        super().__init__()
+        if weights not in ("cifar10", None):
+            raise UsageError(f"weights must be cifar10 or none; given: {weights}.")
+        self.scale, self.network = Standardise(MEAN, DEVIATION), CifarResNet(depth)
+        if weights is not None:
+            named = _kept_weights(depth)
+            self.network.load_state_dict(
+                {name: held for name, held in named.items() if not name.startswith("linear.")},
+                strict=False,  # they count no batches
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2:] != (32, 32):
+            x = F.interpolate(x, (32, 32), mode="bilinear", antialias=True, align_corners=False)
+        features: Tensor = self.network(self.scale(x.expand(-1, 3, -1, -1)))
+        return features
+
+
+def _kept_weights(depth: int) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -76,14 +125,7 @@ def pretrained(depth: Depth = 20, white: float = 255.0) -> Classifier:
         weights = load_file(file)
     except SafetensorError as error:
         raise DataError(f"{file} is damaged or no file of weights.") from error
-    backbone, head = CifarResNet(depth), nn.Linear(64, 10)
-    named = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
-    with torch.no_grad():
-        head.weight.copy_(named.pop("linear.weight"))
-        head.bias.copy_(named.pop("linear.bias"))
-    backbone.load_state_dict(named, strict=False)
-    scale = Standardise([white * m for m in MEAN], [white * d for d in DEVIATION])
-    return Classifier(nn.Sequential(scale, backbone), head)
+    return {name.removeprefix("module."): tensor for name, tensor in weights.items()}
 
 
 def _stage(before: int, maps: int, blocks: int) -> nn.Sequential:

@@ -11,7 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from holdfast.errors import UsageError
+from holdfast.memory.discriminant import Discriminant
 from holdfast.memory.prototypes import Prototypes
+from holdfast.memory.ridge import RandomRidge
 
 
 class LinearHead(nn.Linear):
@@ -212,7 +214,7 @@ def class_rows(head: nn.Module, classes: Sequence[int]) -> list[tuple[nn.Paramet
     return found
 
 
-HEADS = ("linear", "growing", "cosine", "multi", "prototype")
+HEADS = ("linear", "growing", "cosine", "multi", "prototype", "discriminant", "ridge")
 
 
 def build_head(
@@ -233,4 +235,8 @@ def build_head(
         return MultiHead(features, task_classes or [classes])
     if kind == "prototype":
         return Prototypes(features, classes)
+    if kind == "discriminant":
+        return Discriminant(features, classes)
+    if kind == "ridge":
+        return RandomRidge(features, classes)
     raise UsageError(f"There is no head {kind!r}. Accepted: {', '.join(HEADS)}.")

@@ -6,11 +6,20 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from holdfast.errors import UsageError
+from holdfast.models.frozen import Frozen
 
 
 def leaves(model: nn.Module) -> list[nn.Module]:
-    """The modules that hold parameters of their own, in the order in which they were defined."""
-    return [m for m in model.modules() if any(True for _ in m.parameters(recurse=False))]
+    """The modules that hold parameters of their own, in the order in which they were defined.
+
+    Those of a frozen backbone are left out.
+    """
+    still = {id(m) for held in model.modules() if isinstance(held, Frozen) for m in held.modules()}
+    return [
+        m
+        for m in model.modules()
+        if id(m) not in still and any(True for _ in m.parameters(recurse=False))
+    ]
 
 
 def reinitialise(*modules: nn.Module, xavier: bool = False) -> None:

@@ -1,7 +1,9 @@
 """Sums over examples of each one's own gradient, squared or in size.
 
 What a batch's gradient hides: gradients of single examples cancel in it, and its square is not the
-sum of their squares. So each example's gradient is taken by itself, many at a time.
+sum of their squares. Where all trained layers tell by their uses what each example's gradient is,
+one pass over a batch is enough; elsewhere each example's gradient is taken by itself, many at a
+time.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
 from holdfast.data import Batch, Table, shortened, size
-from holdfast.optim.squared_gradients import squared_gradients
+from holdfast.optim.layer_uses import trained_layers
+from holdfast.optim.squared_gradients import known, squared_gradients
 
 if TYPE_CHECKING:
     from holdfast.learner import Learner
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
 FLOATS_AT_ONCE = {"cpu": 2**21, "cuda": 2**26}
 """Per-example gradients to hold at a time: what a processor's cache takes in, or enough to keep a
 GPU busy. Larger models are taken eight examples at a time, as long as `FLOATS_AT_MOST` allows."""
+
+ROWS = 1024
+"""Examples in one pass, where no gradients of single examples are formed."""
 
 FLOATS_AT_MOST = 2**26
 """Bound on the per-example gradients held at a time (256 MiB), one example apart."""
@@ -58,14 +64,31 @@ class GradientSums:
         self.gradients = vmap(grad(self._one), in_dims=(None, 0), randomness="error")
         weights = max(1, sum(p.numel() for p in self.trained.values()))
         wanted = max(8, FLOATS_AT_ONCE.get(learner.device.type, 2**26) // weights)
-        self.rows = max(1, min(256, wanted, FLOATS_AT_MOST // weights))
+        self.apart = max(1, min(256, wanted, FLOATS_AT_MOST // weights))
+        self.mapped = learner.objective.vectorised
+        self.in_one_pass = all(map(known, trained_layers(learner.model)))
+        self.rows = ROWS if self.mapped and self.in_one_pass else self.apart
 
     def add(self, batch: Batch, weight: Float[Tensor, " examples"] | None = None) -> None:
-        """Add a batch's examples, each times its weight; weights only where the objective can be
-        mapped over examples."""
-        if not self.learner.objective.vectorised:
-            torch._foreach_add_(list(self.sums.values()), self._of_text(batch))
-            return
+        """Add a batch's examples, each times its weight."""
+        if self.in_one_pass or not self.mapped:
+            model, measure = self.learner.model, self.measure
+            found = squared_gradients(
+                model, lambda: self._numbers(batch), size(batch), measure, weight
+            )
+            if found is None and not self.mapped:
+                found = self._one_by_one(batch, weight)
+            if found is not None:
+                torch._foreach_add_(list(self.sums.values()), found)
+                return
+            self.in_one_pass = False
+        for start in range(0, size(batch), self.apart):
+            rows = slice(start, start + self.apart)
+            some = {name: column[rows] for name, column in batch.items()}
+            self._map(some, None if weight is None else weight[rows])
+
+    def _map(self, batch: Batch, weight: Tensor | None) -> None:
+        """Add examples by the gradient of each."""
         for name, g in self.gradients(self.trained, batch).items():
             measured = self.measure(g)
             if weight is not None:
@@ -87,13 +110,7 @@ class GradientSums:
     def _numbers(self, batch: Batch) -> Tensor:
         return self.number(self.learner.objective.forward(self.learner.model, batch), batch)
 
-    def _of_text(self, batch: Batch) -> list[Tensor]:
-        """In one pass where the model allows."""
-        model, measure = self.learner.model, self.measure
-        found = squared_gradients(model, lambda: self._numbers(batch), size(batch), measure)
-        return self._one_by_one(batch) if found is None else found
-
-    def _one_by_one(self, batch: Batch) -> list[Tensor]:
+    def _one_by_one(self, batch: Batch, weight: Tensor | None) -> list[Tensor]:
         """Without mapping over examples."""
         parameters = [p for p in self.learner.model.parameters() if p.requires_grad]
         sums = [torch.zeros_like(p) for p in parameters]
@@ -102,7 +119,8 @@ class GradientSums:
             with torch.enable_grad():
                 number = self._numbers(example).sum()
             found = torch.autograd.grad(number, parameters, materialize_grads=True)
-            torch._foreach_add_(sums, [self.measure(g) for g in found])
+            counts = 1.0 if weight is None else weight[row]
+            torch._foreach_add_(sums, [self.measure(g) * counts for g in found])
         return sums
 
 

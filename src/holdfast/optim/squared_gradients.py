@@ -1,7 +1,10 @@
 """Squares (or sizes) of every example's gradient, summed over a batch, from one pass over it.
 
 The gradient of one example's loss by the weights of a linear layer is the product of what entered
-the layer and what came back to it (`layer_uses`), over that example's positions.
+the layer and what came back to it (`layer_uses`), over that example's positions. Where an example
+has a single position, as in a network of fully connected layers, no gradient need be formed: the
+square of a product is the product of the squares, so that the sum over examples is one product of
+two matrices.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from holdfast.models.heads import GrowingHead
 from holdfast.optim.layer_uses import Use, layer_uses, trained_layers
 
 AT_ONCE = 2**24
@@ -25,19 +29,24 @@ def squared_gradients(
     losses: Callable[[], Float[Tensor, " examples"]],
     examples: int,
     measure: Callable[[Tensor], Tensor] = torch.square,
+    weight: Float[Tensor, " examples"] | None = None,
 ) -> list[Tensor] | None:
     """Sum over examples of the squared gradient of each one's loss, or of another measure of it.
 
     Args:
-        model: A transformer: its trainable weights lie in linear layers (also GPT-2's), embeddings
-            and normalisations. An example must not depend on its neighbours in the batch.
+        model: Its trainable weights lie in linear layers (also GPT-2's), embeddings and
+            normalisations of single positions. An example must not depend on its neighbours in the
+            batch.
         losses: Passes a batch through the model; one loss an example.
         examples: Of the batch.
-        measure: Of a gradient, entry by entry.
+        measure: Of a gradient, entry by entry: `torch.square` or `torch.abs`, or another with which
+            the measure of a product is that of its factors, multiplied.
+        weight: What each example counts; None: one.
 
     Returns:
         One tensor a trainable parameter, in the model's order; None where some layer with trainable
-        weights is of another kind, does not keep examples apart, or has its output overwritten.
+        weights is of another kind, is not called as a layer, does not keep examples apart, or has
+        its output overwritten.
 
     Example:
         >>> layer = nn.Linear(2, 1, bias=False)
@@ -47,10 +56,10 @@ def squared_gradients(
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     layers = trained_layers(model)
-    if not all(map(_known, layers)):
+    if not all(map(known, layers)):
         return None
     uses = layer_uses(layers, losses, examples)
-    if uses is None:
+    if uses is None or len({id(use.layer) for use in uses}) < len(layers):
         return None
     if any(len(use.left) != examples or not _as_computed(use) for use in uses):
         return None
@@ -59,7 +68,7 @@ def squared_gradients(
         for name, parameter in use.layer.named_parameters(recurse=False):
             if id(parameter) in of:
                 of[id(parameter)].append((use, name))
-    return [_measured(p, of[id(p)], examples, measure) for p in trained]
+    return [_measured(p, of[id(p)], examples, measure, weight) for p in trained]
 
 
 def _measured(
@@ -67,17 +76,32 @@ def _measured(
     uses: list[tuple[Use, str]],
     examples: int,
     measure: Callable[[Tensor], Tensor],
+    weight: Tensor | None,
 ) -> Tensor:
     """A weight that is used twice (tied embeddings) has the sum of both gradients, measured."""
+    if len(uses) == 1 and _single(uses[0][0]):
+        use, name = uses[0]
+        back = measure(use.returned)
+        if weight is not None:
+            back = back * weight[:, None]
+        return back.sum(0) if name == "bias" else back.T @ measure(use.entered)
     total = torch.zeros_like(parameter)
     step = max(1, AT_ONCE // parameter.numel())
-    for start in range(0, examples if uses else 0, step):
+    for start in range(0, examples, step):
         rows = slice(start, start + step)
         gradients = _gradients(*uses[0], rows)
         for use, name in uses[1:]:
             gradients = gradients + _gradients(use, name, rows)
-        total += measure(gradients).sum(0)
+        measured = measure(gradients)
+        if weight is not None:
+            measured *= weight[rows].view(-1, *[1] * (measured.dim() - 1))
+        total += measured.sum(0)
     return total
+
+
+def _single(use: Use) -> bool:
+    """Whether a linear layer was given one position an example."""
+    return _linear(use.layer) and use.entered.dim() == 2
 
 
 def _gradients(use: Use, name: str, rows: slice) -> Float[Tensor, "examples ..."]:
@@ -88,7 +112,7 @@ def _gradients(use: Use, name: str, rows: slice) -> Float[Tensor, "examples ..."
     if name == "bias":
         return back.sum(1)
     forth = _by_position(use.entered[rows])
-    if isinstance(use.layer, nn.Linear):
+    if _linear(use.layer):
         return back.transpose(1, 2) @ forth
     if type(use.layer).__name__ == "Conv1D":
         return forth.transpose(1, 2) @ back
@@ -118,9 +142,16 @@ def _embedded(layer: nn.Embedding, ids: Tensor, back: Tensor) -> Tensor:
     return gradients
 
 
-def _known(layer: nn.Module) -> bool:
-    kinds = (nn.Linear, nn.Embedding, nn.LayerNorm)
-    return type(layer) in kinds or type(layer).__name__.endswith(("Conv1D", "RMSNorm"))
+def known(layer: nn.Module) -> bool:
+    """Whether the gradients of single examples by a layer's weights are told by its uses."""
+    if _linear(layer) or type(layer) in (nn.Embedding, nn.LayerNorm):
+        return True
+    return type(layer).__name__.endswith(("Conv1D", "RMSNorm"))
+
+
+def _linear(layer: nn.Module) -> bool:
+    """A linear layer or head that does as such, also under a name of its own."""
+    return type(layer).forward in (nn.Linear.forward, GrowingHead.forward)
 
 
 def _eps(layer: Any) -> float:

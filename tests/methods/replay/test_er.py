@@ -1,13 +1,17 @@
 """Experience replay."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from holdfast.errors import UsageError
-from holdfast.method import chain
-from holdfast.methods import ER
+from holdfast.errors import StreamRefused, UsageError
+from holdfast.method import chain, refuse_unfit
+from holdfast.methods import ER, MIR
+from holdfast.models import build
+from holdfast.testing import small_stream
 
 
 def test_the_first_rows_of_a_batch_are_the_streams_and_the_others_from_memory(
@@ -158,3 +162,12 @@ def test_replay_keeps_what_fine_tuning_forgets(numbered, learned):
 def test_arguments_out_of_range_are_refused(bad):
     with pytest.raises(UsageError):
         ER(**bad)
+
+
+def test_herding_is_refused_where_no_experience_ends():
+    stream = replace(small_stream("class"), boundaries=False)
+    model = build("mlp(width=8, depth=1)", stream)
+    for method in (ER(storage="herding"), MIR(storage="herding")):
+        with pytest.raises(StreamRefused, match="herds when an experience ends"):
+            refuse_unfit(method, stream, model)
+    refuse_unfit(ER(), stream, model)

@@ -66,6 +66,7 @@ class HAT(Method):
         needs=frozenset({"features", "boundaries"}),
         keeps=frozenset({"parameters"}),
     )
+    works_inside = True
     chooses_weights = True
 
     def __init__(self, sparsity: float = 0.75, s_max: float = 400.0) -> None:

@@ -60,6 +60,7 @@ class PackNet(Method):
         needs=frozenset({"features", "boundaries"}),
         keeps=frozenset({"parameters"}),
     )
+    works_inside = True
     chooses_weights = True
 
     def __init__(

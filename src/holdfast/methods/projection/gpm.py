@@ -67,6 +67,7 @@ class GPM(Method):
         needs=frozenset({"boundaries"}),
         keeps=frozenset({"parameters"}),
     )
+    works_inside = True
     chooses_weights = True
 
     def __init__(

@@ -36,6 +36,7 @@ class NCM(Method):
     )
 
     replaces_training = True
+    fills = Prototypes
 
     def __init__(self, normalise: bool = False) -> None:
         super().__init__()
@@ -55,6 +56,6 @@ class NCM(Method):
         self.means.add(learner.features(table), table["y"])
         return True
 
-    def predict(self, learner: Learner, batch: Batch, outputs: Tensor) -> Tensor:
+    def answer(self, learner: Learner, batch: Batch) -> Tensor:
         logits: Tensor = self.means(learner.model.features(batch["x"]))
         return logits

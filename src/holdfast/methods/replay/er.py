@@ -9,7 +9,7 @@ from torch import nn
 from holdfast.data import Batch, concat
 from holdfast.errors import at_least
 from holdfast.memory.buffer import Buffer, Retrieval, Storage
-from holdfast.memory.herding import keep_herded
+from holdfast.memory.herding import endless, keep_herded
 from holdfast.method import ALL_KINDS, Method, Tags
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class ER(Method):
                 f"{type(self).__name__} with {' and '.join(sorted(by_class))} goes by classes, and "
                 f"{stream.name!r} has none: use storage='reservoir' and retrieval='uniform'."
             )
-        return super().refusal(stream, model)
+        return super().refusal(stream, model) or endless(type(self).__name__, self.storage, stream)
 
     def batch(self, learner: Learner, batch: Batch) -> Batch:
         replayed = self.draw(learner, batch)

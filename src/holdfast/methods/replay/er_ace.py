@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from holdfast.data import Batch
 from holdfast.errors import at_least
 from holdfast.memory.buffer import Buffer, Storage
-from holdfast.memory.herding import keep_herded
+from holdfast.memory.herding import endless, keep_herded
 from holdfast.method import Method, Tags
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class ERACE(Method):
                 f"ERACE begins to replay with the second experience, and {stream.name!r} does not "
                 "tell where experiences end: use task_free=true."
             )
-        return super().refusal(stream, model)
+        return super().refusal(stream, model) or endless("ERACE", self.storage, stream)
 
     def setup(self, learner: Learner) -> None:
         assert learner.stream is not None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from holdfast.data import Batch, Table
 from holdfast.losses import binary_cross_entropy
@@ -18,7 +18,7 @@ from holdfast.models.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from holdfast.learner import Learner
-    from holdfast.stream import Experience
+    from holdfast.stream import Experience, Stream
 
 
 class ICaRL(Method):
@@ -61,6 +61,14 @@ class ICaRL(Method):
         self.capacity, self.mirror = capacity, mirror
         self.buffer = Buffer(capacity, "herding")
         self.between = False  # experiences: the means are those of the present network
+
+    def refusal(self, stream: Stream, model: nn.Module) -> str | None:
+        if self.mirror and len(stream.shape) != 3:
+            return (
+                "ICaRL mirrors images (channels, height, width), and the inputs of "
+                f"{stream.name!r} have shape {stream.shape}: leave mirror out."
+            )
+        return super().refusal(stream, model)
 
     def setup(self, learner: Learner) -> None:
         assert learner.stream is not None

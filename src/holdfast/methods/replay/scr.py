@@ -71,6 +71,7 @@ class SCR(Method):
         needs=frozenset({"features", "labels"}),
         keeps=frozenset({"examples", "prototypes"}),
     )
+    works_inside = True
     replaces_loss = True
     shares_passes = False
 

@@ -57,6 +57,7 @@ class MIGU(Method):
         source="Du et al., 2024",
         scenarios=ALL_KINDS,
     )
+    works_inside = True
     shares_passes = False
     remembers = ("drawn",)
 
