@@ -49,13 +49,15 @@ METHODS = {
     "iCaRL": "icarl",
     "BiC": "bic",
     "WA": "wa",
-    "DER": "expandable_der",
+    "DER": "expandable_der(classifier=align)",
+    "DER, retuned": "expandable_der",
     "MEMO": "memo",
 }
 """Of the survey's methods those that are here, as their papers have them, and experience replay.
 
 The survey's Replay trains on new data and exemplars put together, which is what is left of weight
 aligning when everything else of it is switched off; `ER` rehearses a batch of exemplars a step.
+The survey's DER aligns its head, as MEMO does; DER's own paper retunes it.
 """
 
 ABSENT = ("PODNet", "FOSTER", "Coil", "RMM", "DyTox", "L2P")
