@@ -6,6 +6,7 @@ streams, methods and models are looked up when they are built; ranges are checke
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar
@@ -23,7 +24,7 @@ class Config(Settings):
         stream: Spec of the stream, as for `holdfast.streams.build`.
         method: Spec of the method; chained with `+`. Kept in one spelling.
         experiences: Number of experiences; None: the stream's own.
-        model: Spec of the model, or the folder of a language model; None: by the stream's inputs
+        model: Spec of the model, or the folder of a checkpoint; None: by the stream's inputs
             (`holdfast.run.default_model`).
         head: `full`, `growing`, `cosine`, `multi`, `prototype`, `discriminant` or `ridge`.
         backbone: `trained`; `frozen`: a classifier's head alone is trained; or `cached`: frozen
@@ -73,7 +74,8 @@ class Config(Settings):
     )
     model: str | None = setting(
         None,
-        "mlp, cnn, lenet, resnet18, cifar_resnet, llama, gpt2 or a folder (default: by inputs).",
+        "mlp, cnn, lenet, resnet18, cifar_resnet, vit, resnet, pretrained(cnn, on=mnist), encoder, "
+        "bert, llama, gpt2 or a checkpoint's folder (default: by the inputs).",
     )
     head: str = setting("full", "full, growing, cosine, multi, prototype, discriminant or ridge.")
     backbone: str = setting(
@@ -153,7 +155,10 @@ class Config(Settings):
 
 def is_folder(model: str) -> bool:
     """Whether a model is named by the folder that holds it: a path, or the name of one here."""
-    return bool(model) and ("/" in model or model[0] in ".~" or Path(model).is_dir())
+    if not model or Path(model).is_dir():
+        return bool(model)
+    spec = re.fullmatch(r"\s*[A-Za-z][\w-]*\s*\(.*\)\s*", model)  # whose arguments may be paths
+    return not spec and ("/" in model or model[0] in ".~")
 
 
 SETTINGS = {setting.name: setting for setting in fields(Config)}

@@ -23,7 +23,7 @@ from holdfast.evaluation import Record, Scorer, Scores, TestSets, undisturbed
 from holdfast.footprint import memory_bytes
 from holdfast.method import Method, Phase, refuse_unfit
 from holdfast.models.frozen import Passed
-from holdfast.objective import Classification, Objective
+from holdfast.objective import Classification, ClassificationOfTokens, Objective
 from holdfast.optim.carry import carry_state
 from holdfast.optim.schedules import Schedule, StepSchedule, constant
 from holdfast.ranks import Ranks
@@ -614,7 +614,8 @@ class Learner:
             from holdfast.language.objective import objective_of
 
             return objective_of(self.model)
-        return Classification(
+        kind = Classification if stream.tokens is None else ClassificationOfTokens
+        return kind(
             [experience.classes for experience in stream],
             stream.classes,
             task_known=stream.scenario == "task",

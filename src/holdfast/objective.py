@@ -168,6 +168,12 @@ class Classification(Objective):
         return outputs.masked_fill(self.foreign[task, : outputs.shape[1]], others)
 
 
+class ClassificationOfTokens(Classification):
+    """The same of texts, as rows of tokens."""
+
+    vectorised = False  # transformers' masks depend on their values
+
+
 def _hits(outputs: Tensor, batch: Batch) -> Tensor:
     """1 where the largest logit is the label's, 0 elsewhere and while the head has no rows."""
     if outputs.shape[1] == 0:

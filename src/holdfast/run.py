@@ -250,11 +250,14 @@ def pretrained(model: str) -> Loaded:
 def default_model(stream: Stream) -> str:
     """The model for a stream when none is named.
 
-    `llama` of the zoo for language, `resnet18` for colour images, `cnn` for images of one channel
-    larger than 32x32, and `mlp` for smaller ones and for everything that is no image.
+    `llama` of the zoo for language, the encoder of a stream of tokens, `resnet18` for colour
+    images, `cnn` for images of one channel larger than 32x32, and `mlp` for smaller ones and for
+    everything that is no image.
     """
     if stream.scenario == "text":
         return LANGUAGE_MODEL
+    if stream.tokens is not None:
+        return "encoder"
     if len(stream.shape) != 3:
         return "mlp"
     channels, height, width = stream.shape

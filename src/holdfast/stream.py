@@ -134,6 +134,8 @@ class Stream:
         evaluations: After which experiences the test sets are scored, ascending, the last among
             them; none given: after each.
         costs: What was spent to make it, by name, which is to stand among a run's costs.
+        tokens: Of which encoder (`holdfast.models.sentences`) the inputs are tokens, rows filled up
+            with -1; None: they are none.
     """
 
     name: str
@@ -154,6 +156,7 @@ class Stream:
     tests: tuple[TestSet, ...] = ()
     evaluations: tuple[int, ...] = ()
     costs: Mapping[str, float] = field(default_factory=dict)
+    tokens: str | None = None
 
     def __len__(self) -> int:
         return len(self.experiences)

@@ -15,7 +15,7 @@ def test_a_model_learns_the_answers_once_and_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = zoo.byte_pairs(["a b c d e red blue one two"], 300)
-    monkeypatch.setenv(zoo.VARIABLE, str(tmp_path))
+    monkeypatch.setenv("HOLDFAST_CACHE", str(tmp_path))
     monkeypatch.setattr(zoo, "tokenizer", lambda: words)
     samples = [
         Sample(prompt=f"the colour of {name} is", answer=colour)
@@ -36,7 +36,7 @@ def test_a_model_learns_the_answers_once_and_is_kept(
 def test_a_tokenizer_fitted_to_the_answers_has_their_words_as_one_token(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(zoo.VARIABLE, str(tmp_path))
+    monkeypatch.setenv("HOLDFAST_CACHE", str(tmp_path))
     samples = [Sample(prompt="the colour of the sea is", answer="turquoise")] * 3
     options = {"width": 8, "depth": 1, "epochs": 1, "vocabulary": 320}
     found = knowing.model_of(samples, pretrained=False, **options)
@@ -49,7 +49,7 @@ def test_a_tokenizer_fitted_to_the_answers_has_their_words_as_one_token(
 def test_prompts_that_are_too_long_are_learned_and_asked_without_their_beginning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(zoo.VARIABLE, str(tmp_path))
+    monkeypatch.setenv("HOLDFAST_CACHE", str(tmp_path))
     long = " ".join(["word"] * (knowing.LENGTH + 5))
     samples = [Sample(prompt=f"{long} {name} is", answer=name) for name in ("red", "blue")] * 2
     options = {"width": 32, "depth": 1, "epochs": 80, "lr": 0.01, "batch_size": 4, "wanted": 0.9}

@@ -176,10 +176,12 @@ def test_omniglot_has_242_characters_by_14_drawers_and_by_6_others():
 def test_every_named_stream_is_built(name):
     entry = streams.entry(name)
     limits = [f"{limit}=242" for limit in ("limit", "test_limit") if limit in entry.arguments]
+    limits += ["encoder=hashed"] * ("encoder" in entry.arguments)
     stream = streams.build(f"{name}({', '.join(limits)})")
     assert len(stream) == entry.experiences
     assert stream.scenario == entry.scenario
     if stream.scenario == "text":
         assert all(experience.train["input_ids"].dtype == torch.int64 for experience in stream)
     else:
-        assert all(experience.train["x"].dtype == torch.uint8 for experience in stream)
+        wanted = torch.float32 if "encoder" in entry.arguments else torch.uint8
+        assert all(experience.train["x"].dtype == wanted for experience in stream)

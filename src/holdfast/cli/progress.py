@@ -88,9 +88,11 @@ class RunProgress(Observer):
 class PretrainingProgress(Observer):
     """One bar while a small model is pre-trained; a line where there is no terminal."""
 
-    def __init__(self, console: Console, name: str) -> None:
+    def __init__(
+        self, console: Console, name: str, on: str = "Python's documentation: once, about a minute"
+    ) -> None:
         self.bars = _bars(console)
-        text = f"Pre-training {name} on Python's documentation: once, about a minute"
+        text = f"Pre-training {name} on {on}"
         self.task = self.bars.add_task(escape(text), total=1.0, note="")
         if not console.is_terminal:
             print(text, flush=True)

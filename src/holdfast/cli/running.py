@@ -28,7 +28,8 @@ from holdfast.errors import UsageError
 from holdfast.ranks import Ranks
 from holdfast.run import LANGUAGE_MODEL, Stopped, build, device, read_result, run
 from holdfast.store import Failure, Result, Store, from_json, to_json
-from holdfast.streams import is_language
+from holdfast.streams import build as build_stream
+from holdfast.streams import is_encoded, is_language
 from holdfast.tracking import check, tracked
 
 if TYPE_CHECKING:
@@ -113,8 +114,15 @@ def run_many(
 
 
 def _pretrain(console: Console, config: Config) -> None:
-    """Make the small language model that a run starts from, if it needs one that is not there."""
-    if not is_language(config.stream) or (config.model and is_folder(config.model)):
+    """Make what a run starts from and is not there yet: a small model, embeddings of texts."""
+    if is_encoded(config.stream):
+        with console.status("Encoding the texts: once, a few minutes"):
+            build_stream(config.stream, config.seed, config.experiences)
+        return
+    if config.model and is_folder(config.model):
+        return
+    if not is_language(config.stream):
+        _pretrain_pictures(console, config)
         return
     from holdfast.models import zoo
 
@@ -124,6 +132,18 @@ def _pretrain(console: Console, config: Config) -> None:
         watch = PretrainingProgress(console, name)
         with watch.bars:
             zoo.folder(recipe, [watch])
+
+
+def _pretrain_pictures(console: Console, config: Config) -> None:
+    if config.model is None or not config.model.startswith("pretrained"):
+        return
+    from holdfast.models.zoo import pictures
+
+    recipe = pictures.recipe_in(config.model)
+    if recipe is not None and not pictures.kept_at(recipe).is_dir():
+        watch = PretrainingProgress(console, recipe.model, f"{recipe.on}: once")
+        with watch.bars:
+            pictures.kept(recipe, [watch])
 
 
 def render(source: Path, out: Path | None) -> None:

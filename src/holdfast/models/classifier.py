@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from holdfast.errors import UsageError
+
+if TYPE_CHECKING:
+    from holdfast.stream import Stream
 
 
 class Classifier(nn.Module):
@@ -55,14 +59,36 @@ class Standardise(nn.Module):
         return (x - self.mean).mul_(self.factor)
 
 
-def as_classifier(model: nn.Module) -> Classifier:
+def as_classifier(model: nn.Module, stream: Stream | None = None) -> Classifier:
     """Split a module whose last submodule is linear into backbone and head; weights are shared.
+
+    A classifier of transformers (`AutoModelForImageClassification`,
+    `AutoModelForSequenceClassification`) is split where its own classifier begins; it takes images,
+    or rows of tokens filled up with -1.
+
+    Args:
+        model: From inputs to logits; it is taken apart.
+        stream: Whose raw inputs are standardised before they reach the model; None: it takes them
+            as they come.
 
     Raises:
         UsageError: If the last submodule is not linear.
     """
     if isinstance(model, Classifier):
         return model
+    split = _split(model)
+    if stream is None or stream.tokens is not None:
+        return split
+    scale = Standardise(*stream.scale, dims=len(stream.shape))
+    return Classifier(nn.Sequential(scale, split.backbone), split.head)
+
+
+def _split(model: nn.Module) -> Classifier:
+    if hasattr(model, "config") and hasattr(model, "main_input_name"):
+        from holdfast.models.transformed import Headless
+
+        headless = Headless(model)
+        return Classifier(headless, headless.taken[0])
     leaves = [(name, part) for name, part in model.named_modules() if not list(part.children())]
     name, last = leaves[-1] if leaves else ("", model)
     if not isinstance(last, nn.Linear) or not name:

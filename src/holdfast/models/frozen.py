@@ -9,18 +9,16 @@ it would any other stream.
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
-from holdfast import checkpoint
+from holdfast import cache, checkpoint
 from holdfast.data import Table, View
 from holdfast.errors import CheckpointError, UsageError
 from holdfast.models.classifier import Classifier
@@ -131,6 +129,7 @@ def featurised(
         shape=(passes.width,),
         scale=((0.0,), (1.0,)),
         white=None,
+        tokens=None,
         past=None if stream.past is None else passes.table(stream.past, "past"),
         tests=tuple(
             replace(test, table=passes.table(test.table, f"test {place}"))
@@ -223,11 +222,8 @@ class _Passes:
         return self.known[key].to(x.device)
 
     def _kept(self, x: Tensor, key: str) -> tuple[Tensor, float]:
-        from holdfast.models import zoo  # which imports half of holdfast
-
-        home = Path(os.environ.get(zoo.VARIABLE) or "~/.cache/holdfast").expanduser()
-        path = home / "features" / f"{key}.safetensors"
-        with zoo.alone(path):  # of several processes one computes, the others wait
+        path = cache.root() / "features" / f"{key}.safetensors"
+        with cache.alone(path, "features"):  # of several processes one computes, the others wait
             with suppress(CheckpointError):  # what has been damaged is made again
                 state: dict[str, Any] = checkpoint.load(path)
                 kept: Tensor = state["features"]

@@ -82,10 +82,10 @@ def load_pictures(path: str | Path) -> tuple[PictureClassifier, int, tuple[str, 
         raise UsageError(f"{folder} cannot be loaded: {first_line(error)}") from error
     channels = int(getattr(config, "num_channels", None) or 3)
     labels = tuple(str(config.id2label[label]) for label in range(config.num_labels))
-    return PictureClassifier(model.float(), *_preprocessing(folder, channels)), channels, labels
+    return PictureClassifier(model.float(), *preprocessing(folder, channels)), channels, labels
 
 
-def _preprocessing(
+def preprocessing(
     folder: Path, channels: int
 ) -> tuple[list[float], list[float], tuple[int, int] | None]:
     """Mean and deviation by channel, and the size, as the folder says."""

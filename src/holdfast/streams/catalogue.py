@@ -20,8 +20,20 @@ from holdfast.streams.own import read
 from holdfast.streams.recipes import RECIPES as PLAIN
 from holdfast.streams.recurrence import RECURRENCE
 from holdfast.streams.sources import SOURCES, present
+from holdfast.streams.text_sequence import cl15, sequence
+from holdfast.streams.texts import RECIPES as OF_TEXTS
+from holdfast.streams.texts import SOURCES as TEXTS
+from holdfast.streams.texts import read as read_texts
 
 RECIPES = {**PLAIN, **RECURRENCE, **ARRIVAL}
+TEXT: dict[str, Callable[..., Stream]] = {**OF_TEXTS, "sequence": sequence}
+"""Recipes of labelled texts."""
+_MAKE = {**RECIPES, **TEXT}
+_SOURCES: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
+    **SOURCES,
+    **TEXTS,
+    "cl15-classes": (cl15, ("cl15/labels.json",)),
+}
 DOMAINS = ("permuted", "rotated", "corrupted", "rehearsed", "mixed")
 """Recipes whose experiences have all classes, unless they are told otherwise."""
 _ARGUMENTS = re.compile(r"\w+=[^?&=]*(?:&\w+=[^?&=]*)*")
@@ -102,6 +114,17 @@ STREAMS: dict[str, Named] = {
     "few-shot-omniglot": Named(
         "few-shot", "omniglot", "Omniglot: half of the characters, then few of each.", 11
     ),
+    "clinc150": Named(
+        "topics", "clinc150", "CLINC150's 150 intents as sentence embeddings, by domain.", 10
+    ),
+    "banking77": Named(
+        "texts", "banking77", "Banking77's 77 intents as sentence embeddings, 11 at a time.", 7
+    ),
+    "snips": Named("texts", "snips", "SNIPS' 7 intents as sentence embeddings, in turn.", 7),
+    "trec": Named("texts", "trec", "TREC's 6 kinds of questions as sentence embeddings.", 3),
+    "cl15-classes": Named(
+        "sequence", "cl15-classes", "The fifteen-task benchmark as classes, without Yahoo.", 14
+    ),
 }
 OWN: dict[str, str] = {
     "split": "Your own data, class by class.",
@@ -115,6 +138,7 @@ OWN: dict[str, str] = {
     "gaussian": "Your own data, whose classes come and go gradually.",
     "long-tailed": "Your own data, class by class, some of them made rare.",
     "few-shot": "Your own data: half of the classes, then few examples of each.",
+    "texts": "Your own labelled texts, class by class, as embeddings or as tokens.",
 }
 """What `RECIPE:PATH` does, by recipe."""
 CORRUPTED = 1 + len(CORRUPTIONS)
@@ -128,7 +152,7 @@ class Entry:
     Attributes:
         name: As in spec strings; `split:PATH` and its like stand for a user's own data.
         summary: One sentence.
-        scenario: `"class"`, `"domain"` or `"text"`, as it is without arguments.
+        scenario: `"class"`, `"task"`, `"domain"` or `"text"`, as it is without arguments.
         experiences: As many as there are without arguments; 0: as many as one's own data have.
         arguments: Argument to default.
         needs_data: Whether it is found through HOLDFAST_DATA.
@@ -149,6 +173,13 @@ def is_language(text: str) -> bool:
     """Whether a spec string names a stream of language."""
     name = re.split(r"[(:]", text.strip(), maxsplit=1)[0].strip()
     return name in (language.OWN if ":" in text.partition("(")[0] else language.STREAMS)
+
+
+def is_encoded(text: str) -> bool:
+    """Whether a spec string names a stream of texts that an encoder makes its inputs of."""
+    name = re.split(r"[(:]", text.strip(), maxsplit=1)[0].strip()
+    recipe = STREAMS[name].recipe if name in STREAMS else name
+    return recipe in TEXT
 
 
 def build(
@@ -200,7 +231,7 @@ def entry(name: str) -> Entry:
 def entries() -> Iterator[Entry]:
     """All entries: what comes with the installation, what HOLDFAST_DATA holds, and one's own."""
     for name, named in STREAMS.items():
-        files = SOURCES[named.source][1]
+        files = _SOURCES[named.source][1]
         arguments = _defaults(named.recipe) | {"experiences": named.experiences}
         yield Entry(
             name=name,
@@ -241,18 +272,19 @@ def _build_named(text: str, seed: int, experiences: int | None) -> Stream:
     named = STREAMS[spec.name]
     # Arguments are checked before any data are read.
     arguments = _arguments(spec, named.recipe, experiences)
-    source = SOURCES[named.source][0]()
+    source = _SOURCES[named.source][0]()
     shown = Spec(spec.name + source.name.removeprefix(named.source), (), arguments)
     arguments = {"experiences": named.experiences} | arguments
-    return RECIPES[named.recipe](source, str(shown), seed, **arguments).validated()
+    return _MAKE[named.recipe](source, str(shown), seed, **arguments).validated()
 
 
 def _build_own(recipe: str, location: str, seed: int, experiences: int | None) -> Stream:
     path, arguments = _location(recipe, location)
     arguments = _arguments(Spec(recipe, (), arguments), recipe, experiences)
-    source = read(path.expanduser(), seed)
     name = _own_name(f"{recipe}:{path}", arguments)
-    return RECIPES[recipe](source, name, seed, **arguments).validated()
+    place = path.expanduser()
+    source: Any = read_texts(place) if recipe in TEXT else read(place, seed)
+    return _MAKE[recipe](source, name, seed, **arguments).validated()
 
 
 def _build_language(text: str, seed: int, experiences: int | None, tokenizer: Any) -> Stream:
@@ -320,7 +352,7 @@ def _location(recipe: str, location: str) -> tuple[Path, dict[str, Any]]:
 
 def _arguments(spec: Spec, recipe: str, experiences: int | None) -> dict[str, Any]:
     """The arguments of a spec by name, `experiences` from outside among them."""
-    takes = partial(RECIPES[recipe], None, "", 0)
+    takes = partial(_MAKE[recipe], None, "", 0)
     arguments = bind(spec, takes, "stream")
     if experiences is not None:
         if arguments.get("experiences", experiences) != experiences:
@@ -333,11 +365,13 @@ def _arguments(spec: Spec, recipe: str, experiences: int | None) -> dict[str, An
 
 
 def _defaults(recipe: str) -> dict[str, Any]:
-    parameters = inspect.signature(partial(RECIPES[recipe], None, "", 0)).parameters
+    parameters = inspect.signature(partial(_MAKE[recipe], None, "", 0)).parameters
     return {name: parameter.default for name, parameter in parameters.items()}
 
 
 def _scenario(recipe: str) -> str:
+    if recipe == "sequence":
+        return "task"
     return "domain" if recipe in DOMAINS else "class"
 
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import io
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from holdfast import cache
 from holdfast.checkpoint import write_atomically
 from holdfast.errors import CheckpointError, DataError
 from holdfast.streams.arrays import COLUMNS, Arrays, load_arrays
-
-VARIABLE = "HOLDFAST_CACHE"
 
 
 def decoded(packed: Path) -> Arrays:
@@ -30,9 +28,8 @@ def decoded(packed: Path) -> Arrays:
     Raises:
         DataError: If a picture cannot be decoded, or the result cannot be written.
     """
-    folder = Path(os.environ.get(VARIABLE) or "~/.cache/holdfast").expanduser()
     state = packed.stat()
-    path = folder / f"cifar10-{state.st_size}-{state.st_mtime_ns}.npz"
+    path = cache.root() / f"cifar10-{state.st_size}-{state.st_mtime_ns}.npz"
     if path.is_file():
         # What has been damaged since it was written is made again.
         with suppress(DataError):
@@ -49,7 +46,7 @@ def decoded(packed: Path) -> Arrays:
         write_atomically(path, content.getvalue())
     except CheckpointError as error:
         raise DataError(
-            f"{error} It holds decoded pictures: set {VARIABLE} to a folder with room for "
+            f"{error} It holds decoded pictures: set {cache.VARIABLE} to a folder with room for "
             f"{content.tell() >> 20} MiB."
         ) from error
     return arrays

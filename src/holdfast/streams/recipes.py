@@ -83,14 +83,29 @@ def split(
         )
     drawn = seed if order == "seed" else None
     stream = class_incremental(source, experiences, drawn, name, class_order, base)
-    parts = _limited([(e.train, e.test) for e in stream], limit, test_limit, seed)
+    return arriving(stream, seed, scenario, online, limit, test_limit, labels, ordered, evaluations)
+
+
+def arriving(
+    stream: Stream,
+    seed: int,
+    scenario: Known = "class",
+    online: bool = False,
+    limit: int | None = None,
+    test_limit: int | None = None,
+    labels: float = 1.0,
+    ordered: bool = False,
+    evaluations: int | None = None,
+) -> Stream:
+    """A stream of classes that arrive, as it is asked for; the arguments are those of `split`."""
+    parts = limited([(e.train, e.test) for e in stream], limit, test_limit, seed)
     if labels != 1:
         parts = [(partly_labelled(train, labels, seed), test) for train, test in parts]
     stream = replace(
         stream,
         online=online,
         semi_labelled=labels != 1,
-        evaluations=spread(experiences, evaluations),
+        evaluations=spread(len(stream), evaluations),
         experiences=[
             replace(experience, train=train, test=test, ordered=ordered)
             for experience, (train, test) in zip(stream, parts, strict=True)
@@ -141,7 +156,7 @@ def permuted(
     orders = [torch.randperm(count, generator=generator) for _ in range(experiences)]
     if first == "identity":
         orders = [torch.arange(count), *orders[:-1]]
-    parts = _limited([(source.train, source.test)] * experiences, limit, test_limit, seed)
+    parts = limited([(source.train, source.test)] * experiences, limit, test_limit, seed)
     domains = []
     for index, ((train, test), order) in enumerate(zip(parts, orders, strict=True)):
         label = "identity" if first == "identity" and index == 0 else f"permutation {index}"
@@ -203,7 +218,7 @@ def rotated(
     if angles == "drawn":
         generator = torch.Generator().manual_seed(seed)
         degrees = (180 * torch.rand(experiences, generator=generator)).tolist()
-    parts = _limited([(source.train, source.test)] * experiences, limit, test_limit, seed)
+    parts = limited([(source.train, source.test)] * experiences, limit, test_limit, seed)
     domains = []
     for (train, test), angle in zip(parts, degrees, strict=True):
         changed = [part.with_columns(x=rotate(part["x"], angle)) for part in (train, test)]
@@ -268,8 +283,8 @@ def corrupted(
             raise unknown("corruption", str(kind), CORRUPTIONS)
     if not chosen:
         raise UsageError("kinds must name at least one corruption; given: none.")
-    (clean,) = _limited([(source.train, source.test)], None, test_limit, seed)
-    few = clean[0] if limit is None else _limited([clean], limit, None, seed)[0][0]
+    (clean,) = limited([(source.train, source.test)], None, test_limit, seed)
+    few = clean[0] if limit is None else limited([clean], limit, None, seed)[0][0]
     white, generator = (
         white_in(source.train["x"], source.white),
         torch.Generator().manual_seed(seed),
@@ -317,7 +332,7 @@ RECIPES: dict[str, Callable[..., Stream]] = {
 }
 
 
-def _limited(
+def limited(
     parts: Sequence[tuple[Table, Table]], limit: Any, test_limit: Any, seed: int
 ) -> list[tuple[Table, Table]]:
     """At most so many examples of every part; an experience's draw depends on none after it."""

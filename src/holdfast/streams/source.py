@@ -27,6 +27,7 @@ class Source:
         class_names: By label.
         scale: `(mean, deviation)` of the training inputs, as `scale_of` finds them.
         white: The value of white in images, where black is 0; None: 255 in bytes, 1 in floats.
+        tokens: Of which encoder the inputs are tokens; None: they are none.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Source:
     class_names: tuple[str, ...]
     scale: Scale
     white: float | None = None
+    tokens: str | None = None
 
     @property
     def classes(self) -> int:
@@ -99,35 +101,67 @@ def class_incremental(
         UsageError: If there are more experiences than classes, if the order is none, or if the
             first experience leaves too few classes for the others.
     """
-    if not 1 <= experiences <= source.classes:
+    parts = evenly(source.classes, experiences, seed, source.name, class_order, base)
+    return by_parts(source, parts, name or f"split-{source.name}")
+
+
+def evenly(
+    classes: int,
+    experiences: int,
+    seed: int | None,
+    name: str,
+    class_order: Sequence[int] | None = None,
+    base: int | None = None,
+) -> list[list[int]]:
+    """Classes, in an order drawn by seed, given, or their own, split over experiences.
+
+    The first has `base` of them, if it is given, and the others share the rest.
+
+    Raises:
+        UsageError: If there are more experiences than classes, if the order is none, or if the
+            first experience leaves too few classes for the others.
+    """
+    if not 1 <= experiences <= classes:
         raise UsageError(
-            f"{source.name!r} has {source.classes} classes, so it splits into 1 to "
-            f"{source.classes} experiences; given: {experiences}."
+            f"{name!r} has {classes} classes, so it splits into 1 to {classes} experiences; "
+            f"given: {experiences}."
         )
-    order = drawn_order(source.classes, seed)
+    order = drawn_order(classes, seed)
     if class_order is not None:
-        if sorted(class_order) != list(range(source.classes)):
+        if sorted(class_order) != list(range(classes)):
             raise UsageError(
-                f"class_order must name each class of {source.name!r} once, 0 to "
-                f"{source.classes - 1}; given: {list(class_order)}."
+                f"class_order must name each class of {name!r} once, 0 to {classes - 1}; "
+                f"given: {list(class_order)}."
             )
         order = torch.tensor(class_order)
+    if base is None:
+        return [part.tolist() for part in order.tensor_split(experiences)]
+    most = classes - experiences + 1
+    least = 1 if experiences > 1 else most
+    if type(base) is not int or not least <= base <= most:
+        raise UsageError(
+            f"The first of {experiences} experiences of {name!r} can bring {least} to {most} of "
+            f"its {classes} classes; given: base={base!r}."
+        )
+    later = order[base:].tensor_split(experiences - 1) if experiences > 1 else ()
+    return [part.tolist() for part in (order[:base], *later)]
+
+
+def by_parts(source: Source, parts: Sequence[Sequence[int]], name: str) -> Stream:
+    """One experience for each part of the classes; labels are renumbered by arrival.
+
+    Args:
+        source: The data.
+        parts: All classes of the source, each once.
+        name: Of the stream.
+    """
+    order = torch.tensor([c for part in parts for c in part])
     renumbered = order.argsort()
     train = source.train.with_columns(y=renumbered[source.train["y"]])
     test = source.test.with_columns(y=renumbered[source.test["y"]])
-    parts = torch.arange(source.classes).tensor_split(experiences)
-    if base is not None:
-        most = source.classes - experiences + 1
-        least = 1 if experiences > 1 else most
-        if type(base) is not int or not least <= base <= most:
-            raise UsageError(
-                f"The first of {experiences} experiences of {source.name!r} can bring {least} to "
-                f"{most} of its {source.classes} classes; given: base={base!r}."
-            )
-        start, rest = torch.arange(source.classes).split([base, source.classes - base])
-        parts = (start, *(rest.tensor_split(experiences - 1) if experiences > 1 else ()))
+    arrived = torch.arange(source.classes).split([len(part) for part in parts])
     return Stream(
-        name=name or f"split-{source.name}",
+        name=name,
         experiences=[
             Experience(
                 index=index,
@@ -136,7 +170,7 @@ def class_incremental(
                 classes=tuple(part.tolist()),
                 name=", ".join(source.class_names[int(order[c])] for c in part),
             )
-            for index, part in enumerate(parts)
+            for index, part in enumerate(arrived)
         ],
         scenario="class",
         classes=source.classes,
@@ -144,6 +178,7 @@ def class_incremental(
         scale=source.scale,
         white=source.white,
         class_names=tuple(source.class_names[int(c)] for c in order),
+        tokens=source.tokens,
     )
 
 

@@ -8,15 +8,10 @@ text it learned and the versions that decide its bits.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -24,8 +19,10 @@ from typing import Any
 
 import torch
 
+from holdfast import cache
+from holdfast.cache import alone, whole
 from holdfast.checkpoint import write_atomically
-from holdfast.errors import RunError, UsageError, unknown
+from holdfast.errors import UsageError, unknown
 from holdfast.language.checkpoints import Loaded, load, save
 from holdfast.learner import Learner, Observer
 from holdfast.optim.schedules import StepSchedule
@@ -34,7 +31,6 @@ from holdfast.stream import Stream
 from holdfast.streams.language import python
 from holdfast.streams.language.corpora import corpora
 
-VARIABLE = "HOLDFAST_CACHE"
 SIZES = {"0.5M": 96, "1M": 128, "1.5M": 160}
 """Hidden width by size."""
 FAMILIES = ("llama", "gpt2")
@@ -153,12 +149,12 @@ def folder(recipe: Recipe, observers: Sequence[Observer] = ()) -> Path:
 def place(recipe: Recipe) -> Path:
     """Where the model of a recipe is kept, whether or not it is there yet."""
     name = f"{recipe.family}-{recipe.width}x{recipe.depth}-{_digest(recipe)}"
-    return _cache() / "zoo" / name
+    return cache.root() / "zoo" / name
 
 
 def tokenizer(vocabulary: int = Recipe.vocabulary) -> Any:
     """The zoo's byte-level BPE tokenizer, alike for all its models; built in a second or two."""
-    root = _cache() / "zoo"
+    root = cache.root() / "zoo"
     text = python.digest()[:12]
     path = root / f"tokenizer-{vocabulary}-{text}-{_version('tokenizers')}"
     if not path.is_dir():
@@ -186,7 +182,7 @@ def spoken(path: Path, rows: int, length: int, seed: int = 0) -> list[str]:
 
     weights = hashlib.blake2b((path / "model.safetensors").read_bytes(), digest_size=6)
     name = f"spoken-{weights.hexdigest()}-{rows}x{length}-{seed}-{torch.__version__}"
-    kept = _cache() / "zoo" / f"{name}.json"
+    kept = cache.root() / "zoo" / f"{name}.json"
     if not kept.is_file():
         with alone(kept):
             if not kept.is_file():
@@ -357,50 +353,3 @@ def _width(size: str) -> int:
     if size not in SIZES:
         raise unknown("size", size, SIZES)
     return SIZES[size]
-
-
-def _cache() -> Path:
-    given = os.environ.get(VARIABLE)
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "holdfast"
-
-
-@contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Hold the place of `path` against other processes, waiting for one that builds it.
-
-    Raises:
-        RunError: If the cache cannot be written.
-    """
-    root = path.parent
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        lock = open(root / f".{path.name}.lock", "w")  # noqa: SIM115 (closed below)
-    except OSError as error:
-        raise RunError(
-            f"Cannot keep models in {root}: {error.strerror or error}. Set {VARIABLE} to a folder "
-            "that can be written."
-        ) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        lock.close()
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `path` if all went well, and vanishes if not."""
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    try:
-        yield temporary
-        os.chmod(temporary, 0o755)
-        os.rename(temporary, path)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise RunError(
-            f"Cannot keep a model in {path}: {error.strerror or error}. Set {VARIABLE} to a "
-            "folder that can be written."
-        ) from error
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
