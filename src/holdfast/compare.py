@@ -75,6 +75,7 @@ def compare(
     watcher: Watcher | None = None,
     track: str | None = None,
     ray: str | None = None,
+    starts: Path | None = None,
 ) -> Comparison:
     """Do all runs, `jobs` at a time, and keep what each gave.
 
@@ -86,6 +87,8 @@ def compare(
         track: A tracker that every run tells of itself, as for `holdfast.tracking.Tracking`.
         ray: Address of a Ray cluster that does the runs (`local`: of this machine alone); `out`
             must then be on a disk that its machines share. None: processes of this machine.
+        starts: Folder of the models that runs with `shared_start` begin from, which several
+            comparisons may share; None: `starts` in `out`.
 
     Raises:
         UsageError: If `out` holds a comparison with other options, or if Ray is asked for and not
@@ -104,7 +107,7 @@ def compare(
             waiting = [cell for cell in cells if _key(cell) not in done]
             watcher.on_start(waiting, len(cells) - len(waiting))
             if waiting:
-                crew = _Crew(waiting, out, store, watcher, track)
+                crew = Crew(waiting, out, store, watcher, track, starts)
                 if ray is None:
                     crew.work(min(jobs or default_jobs(cells[0]), len(waiting)))
                 else:
@@ -161,9 +164,14 @@ class _Worker:
         self.ready = False
         self._pending = b""
 
-    def ask(self, cell: Config, folder: Path, track: str | None) -> None:
+    def ask(self, cell: Config, folder: Path, starts: Path, track: str | None) -> None:
         self.cell = cell
-        asked = {"config": cell.to_dict(), "folder": str(folder), "track": track}
+        asked = {
+            "config": cell.to_dict(),
+            "folder": str(folder),
+            "starts": str(starts),
+            "track": track,
+        }
         request = json.dumps(asked) + "\n"
         try:
             self.requests.write(request.encode())
@@ -201,8 +209,11 @@ class _Worker:
         return f"Its process ended with status {status}{': ' if last else ''}{''.join(last)}."
 
 
-class _Crew:
-    """Workers, the runs that wait for them, and where results go."""
+class Crew:
+    """Workers, the runs that wait for them, and where results go.
+
+    Who keeps results elsewhere than in a store says so by `_keep`, `_lose` and `_left`.
+    """
 
     def __init__(
         self,
@@ -211,8 +222,10 @@ class _Crew:
         store: Store,
         watcher: Watcher,
         track: str | None = None,
+        starts: Path | None = None,
     ) -> None:
         self.cells, self.waiting, self.track = cells, list(cells), track
+        self.starts = starts or out / "starts"
         self.stopping = False
         self.out, self.store, self.watcher = out, store, watcher
         self.selector = selectors.DefaultSelector()
@@ -223,7 +236,7 @@ class _Crew:
 
         cells = [(cell, self._folder(cell)) for cell in self.cells]
         try:
-            ray_cluster.work(cells, address, jobs, self.track, self._take)
+            ray_cluster.work(cells, self.starts, address, jobs, self.track, self._take)
         except KeyboardInterrupt:
             raise self._stopped() from None
 
@@ -244,12 +257,21 @@ class _Crew:
             self.selector.close()
 
     def _stopped(self) -> Stopped:
-        done = self.store.done()
-        left = sum(_key(cell) not in done for cell in self.cells)
         return Stopped(
-            f"Stopped with {left} of {len(self.cells)} runs to go; everything until here is "
-            f"kept in {self.out}."
+            f"Stopped with {self._left()} of {len(self.cells)} runs to go; everything until here "
+            f"is kept in {self.out}."
         )
+
+    def _left(self) -> int:
+        """How many runs have not finished."""
+        done = self.store.done()
+        return sum(_key(cell) not in done for cell in self.cells)
+
+    def _keep(self, cell: Config, result: Result) -> None:
+        self.store.add(result)
+
+    def _lose(self, cell: Config, error: str) -> None:
+        self.store.add_failure(cell.stream, cell.method, cell.seed, error, cell.to_dict())
 
     def _folder(self, cell: Config) -> Path:
         return self.out / "runs" / folder_name(cell)
@@ -292,7 +314,7 @@ class _Crew:
         worker.cell = None
         if self.waiting:
             cell = self.waiting.pop(0)
-            worker.ask(cell, self._folder(cell), self.track)
+            worker.ask(cell, self._folder(cell), self.starts, self.track)
         else:
             worker.process.kill()  # it is idle; its own way out would take a second
 
@@ -300,13 +322,13 @@ class _Crew:
         """Keep what a run gave, or why it could not be finished."""
         if report["kind"] == "finished":
             result = Result.from_dict(report["stream"], report["result"])
-            self.store.add(result)
+            self._keep(cell, result)
             self.watcher.on_finished(cell, result)
         elif report["kind"] == "failed":
             self._fail(cell, report["error"], report["detail"])
 
     def _fail(self, cell: Config, error: str, detail: str = "") -> None:
-        self.store.add_failure(cell.stream, cell.method, cell.seed, error, cell.to_dict())
+        self._lose(cell, error)
         self.watcher.on_failed(cell, error, detail)
 
     def _bury(self, worker: _Worker) -> None:

@@ -44,6 +44,13 @@ class Config(Settings):
             `warmup_cosine`, `warmup_linear`, `warmup_constant` or `infinite` by update.
         optimizer_state: `reset` or `keep` the optimizer's state between experiences.
         augment: Spec of the augmentation, as for `holdfast.augment.build`; None: none.
+        until: How many experiences are learned, from the first on; None: all.
+        validation: Share of every experience's training examples that is held out and scored in
+            place of its test set, which is then not looked at; 0: none, and the test sets are.
+        shared_start: Whether a method whose first experience is plain training starts from one
+            model that has been through it, the same for all such methods under a seed.
+        analyse: Whether a class-incremental run also notes accuracy over all classes so far, that
+            of the nearest exemplar mean and, in the end, confusions and the head's norms.
         evaluate_every: Steps between scores of continual evaluation; None: none.
         evaluate_subset: Examples a test set in continual evaluation.
         checkpoint_every: Steps between checkpoints, besides one after each experience.
@@ -106,6 +113,16 @@ class Config(Settings):
         "reset", "reset or keep, between experiences.", choices=("reset", "keep")
     )
     augment: str | None = setting(None, "Augmentation, such as crop(padding=4)+flip.")
+    until: int | None = setting(None, "Learn only the first so many experiences.", least=1)
+    validation: float = setting(
+        0.0, "Hold out this share of the training data, scored for the test sets.", least=0, below=1
+    )
+    shared_start: bool = setting(
+        False, "Methods that begin as plain training start from one model after experience 0."
+    )
+    analyse: bool = setting(
+        False, "Also note nearest-mean accuracy, confusions and the head's norms."
+    )
     evaluate_every: int | None = setting(None, "Score the test sets every so many steps.", least=1)
     evaluate_subset: int = setting(1000, "Examples a test set for that.", least=1)
     checkpoint_every: int | None = setting(
@@ -120,6 +137,11 @@ class Config(Settings):
             raise UsageError(
                 f"momentum belongs to sgd; {self.optimizer} has its own. "
                 f"Given: momentum {self.momentum} with {self.optimizer}."
+            )
+        if self.shared_start and self.optimizer_state == "keep":
+            raise UsageError(
+                "shared_start begins with a model, not with an optimizer's state: it needs "
+                "optimizer_state='reset'; given: 'keep'."
             )
         if self.augment is not None and self.backbone == "cached":
             raise UsageError(

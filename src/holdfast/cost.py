@@ -186,23 +186,3 @@ def peak_memory(device: torch.device) -> int:
 def stored_bytes(module: nn.Module) -> int:
     """Bytes of all tensors in a module's state."""
     return sum(v.nbytes for v in module.state_dict().values() if isinstance(v, torch.Tensor))
-
-
-def parameter_bytes(model: nn.Module) -> int:
-    """Bytes of all parameters of a model, frozen ones and each shared one once included."""
-    return sum(parameter.nbytes for parameter in model.parameters())
-
-
-def example_bytes(method: nn.Module) -> int:
-    """Bytes of the inputs of the examples that a method holds: no labels, no room that is free.
-
-    With `parameter_bytes`, what a comparison at equal memory of model and exemplars counts (Zhou et
-    al., "A model or 603 exemplars", 2023).
-    """
-    total = 0
-    for memory in method.modules():  # all of them hold examples in buffers named by their columns
-        for name in ("column_x", "column_input_ids"):
-            held = memory._buffers.get(name)
-            if held is not None:
-                total += held[: getattr(memory, "stored", len(held))].nbytes
-    return total

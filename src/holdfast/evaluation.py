@@ -33,9 +33,9 @@ class Record:
         measures: Further numbers by name, `measures["loss"][i][j]`: on test set j, in row 0 before
             any training, in row i + 1 after experience i.
         curve: Continual evaluation: `{"experience", "step", "scores"}` in order.
-        cost: `seconds`, `flops`, `steps`, `peak_memory_bytes`; `method_bytes` and, of these,
-            `example_bytes` of the inputs of stored examples; `model_bytes` of the parameters that
-            were learned with; where a method does more than steps, what that took:
+        cost: `seconds`, `flops`, `steps`, `peak_memory_bytes`, `method_bytes`; of
+            `holdfast.footprint`, `model_bytes`, `example_bytes` (of how many: `examples`),
+            `deployed_bytes` and `whole_bytes`; where a method does more than steps, what that took:
             `apart_seconds`, `apart_flops`; of a stream of kept features, also `feature_seconds` and
             `feature_bytes`.
         notes: What methods wrote down, with `experience` and `step`.

@@ -8,25 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from holdfast.chance import GlobalChance
-from holdfast.cost import (
-    Meter,
-    example_bytes,
-    parameter_bytes,
-    peak_memory,
-    reset_peak_memory,
-    stored_bytes,
-)
+from holdfast.cost import Meter, peak_memory, reset_peak_memory, stored_bytes
 from holdfast.data import Batch, Batches, Table, columns, size
 from holdfast.divergence import LossWatch, check_weights
 from holdfast.errors import UsageError, at_least
 from holdfast.evaluation import Record, Scorer, Scores, TestSets, undisturbed
+from holdfast.footprint import memory_bytes
 from holdfast.method import Method, Phase, refuse_unfit
 from holdfast.models.frozen import Passed
 from holdfast.objective import Classification, ClassificationOfTokens, Objective
@@ -40,7 +34,13 @@ SGD: MakeOptimizer = partial(torch.optim.SGD, lr=0.01, momentum=0.9)
 
 
 class Observer:
-    """Looks on while a learner learns: progress bars, checkpoints, loggers."""
+    """Looks on while a learner learns: progress bars, checkpoints, loggers.
+
+    One that may stop the work says so in `stops`: it then looks on at all of it, at what comes
+    before the learning of the stream as well.
+    """
+
+    stops: ClassVar[bool] = False
 
     def on_step(self, learner: Learner) -> None: ...
 
@@ -369,8 +369,7 @@ class Learner:
                 peak_memory(self.device), self.record.cost.get("peak_memory_bytes", 0)
             ),
             "method_bytes": stored_bytes(self.method),
-            "example_bytes": example_bytes(self.method),
-            "model_bytes": parameter_bytes(self.model),
+            **memory_bytes(self).costs(),
             **self.stream.costs,
         }
         if self.meter.apart_seconds:

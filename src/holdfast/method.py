@@ -179,6 +179,10 @@ class Method(Remembers):
     chooses_weights: ClassVar[bool] = False
     """Whether it decides which of the model's own weights are trained, which adapters freeze."""
 
+    starts_plain: bool = False
+    """Whether its first experience is plain training, and all that it keeps of it is taken at the
+    end: it can then start from a model that has been through that experience already."""
+
     takes_unlabelled: ClassVar[bool] = False
     """Whether it is shown a stream's examples without labels too, whose `y` is -100."""
 

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import nn
 
-from holdfast import augment, catalogue, checkpoint, models, streams
+from holdfast import augment, catalogue, checkpoint, models, start, streams
+from holdfast.analysis import Analysis
 from holdfast.config import Config, is_folder
 from holdfast.errors import CheckpointError, RunError, UsageError
 from holdfast.learner import Learner, Observer
@@ -34,6 +35,7 @@ from holdfast.ranks import Ranks
 from holdfast.settings import read_json
 from holdfast.store import Result
 from holdfast.stream import Stream
+from holdfast.streams.validation import held_out, until
 
 if TYPE_CHECKING:
     from holdfast.language.checkpoints import Loaded
@@ -59,6 +61,7 @@ def run(
     folder: Path | None = None,
     resume: bool = False,
     observers: Sequence[Observer] = (),
+    starts: Path | None = None,
 ) -> Result:
     """Learn a stream as `config` says.
 
@@ -69,6 +72,8 @@ def run(
             The result is that of an uninterrupted run, bit by bit, costs of time and memory apart.
         observers: Look on at every step. One that raises `Stopped` ends the run there; what has
             been learned is saved first.
+        starts: Folder in which runs with `shared_start` find, or leave, the models that they start
+            from; None: such a run makes its own, which is the same.
 
     Raises:
         UsageError: If a name does not exist, if `folder` holds another run, or none to go on with.
@@ -85,7 +90,8 @@ def run(
         if resume:
             raise UsageError("To resume a run, name the folder that holds it.")
         learner, stream = build(config)
-        learner.learn(stream, observers)
+        start.begin(learner, stream, config, starts, observers)
+        learner.learn(stream, [*_analyses(config), *observers])
         return _result(config, learner, stream)
 
     ranks = Ranks.here(device(config.device))  # of several processes, the first alone writes
@@ -93,6 +99,9 @@ def run(
     if ranks.agree((folder / "result.json").exists()):
         return read_result(folder)
     learner, stream = build(config)
+    checkpoints = Checkpoints(folder / "checkpoints", config)
+    if checkpoints.newest() is None:
+        start.begin(learner, stream, config, starts, observers)
     if not held:
         learner.start(stream)  # may refuse, and nothing has been written yet
     with locked(folder) if ranks.first else nullcontext():
@@ -101,7 +110,7 @@ def run(
         if ranks.first and not held:
             config.write(folder / "config.json")
         ranks.agree(None)  # from here on the folder is as it is to be found
-        Checkpoints(folder / "checkpoints", config).learn(learner, stream, observers)
+        checkpoints.learn(learner, stream, observers, before=_analyses(config))
         result = _result(config, learner, stream)
         if ranks.first:
             _write_result(folder, result)
@@ -109,8 +118,15 @@ def run(
         return result
 
 
+def _analyses(config: Config) -> list[Observer]:
+    return [Analysis()] if config.analyse else []
+
+
 def build(config: Config) -> tuple[Learner, Stream]:
     """The learner and the stream that `config` describes; equal configurations give equal ones.
+
+    Where `shared_start` asks for a model that has been through the first experience, the model is
+    as it was before (`holdfast.start.begin` brings it there).
 
     Raises:
         UsageError: If a name or an argument does not exist or does not fit.
@@ -122,9 +138,11 @@ def build(config: Config) -> tuple[Learner, Stream]:
     learned: nn.Module
     if speaks:
         learned, stream = _language(config)
+        stream = _part(stream, config)
         config = resolved(config, stream)
     else:
         stream = streams.build(config.stream, seed=config.seed, experiences=config.experiences)
+        stream = _part(stream, config)
         config = resolved(config, stream)
         model = models.build(
             str(config.model),
@@ -139,6 +157,8 @@ def build(config: Config) -> tuple[Learner, Stream]:
             refuse_unfit(method, stream, frozen(model))  # before all is passed through it
             model, stream = featurised(model, stream, device(config.device))
         learned = model
+    if config.shared_start and start.shares(method):
+        stream = start.begun(stream)
     options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.optimizer == "sgd":
         options["momentum"] = config.momentum
@@ -161,6 +181,15 @@ def build(config: Config) -> tuple[Learner, Stream]:
         device=device(config.device),
     )
     return learner, stream
+
+
+def _part(stream: Stream, config: Config) -> Stream:
+    """What of the stream is learned, and by what it is scored."""
+    if config.analyse:
+        Analysis.refuse(stream)
+    if config.until is not None:
+        stream = until(stream, config.until)
+    return held_out(stream, config.validation, config.seed) if config.validation else stream
 
 
 def resolved(config: Config, stream: Stream) -> Config:

@@ -1,8 +1,9 @@
 """A worker process: does runs one after another, as the process that started it asks.
 
-Requests come as lines of JSON on standard input (`{"config", "folder", "track"}`), reports go as
-lines of JSON to what was standard output when it started. A plain child process is used, not
-`multiprocessing`: it imports nothing of the caller's main module and exchanges no pickles.
+Requests come as lines of JSON on standard input (`{"config", "folder", "starts", "track"}`),
+reports go as lines of JSON to what was standard output when it started. A plain child process is
+used, not `multiprocessing`: it imports nothing of the caller's main module and exchanges no
+pickles.
 
 SIGTERM stops the run at hand at its next step, after a checkpoint. When the parent has gone the
 worker stops likewise, because its reports find no reader.
@@ -37,6 +38,8 @@ class Reports(Observer):
     Args:
         descriptor: Of the pipe to the parent.
     """
+
+    stops = True
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -102,7 +105,8 @@ def answer(request: dict[str, Any], observers: Sequence[Observer]) -> dict[str, 
     resume = (folder / "config.json").exists()
     try:
         told = tracked(request["track"], config, folder)
-        result = run(config, folder, resume=resume, observers=[*told, *observers])
+        starts = Path(request["starts"])
+        result = run(config, folder, resume, [*told, *observers], starts)
     except Stopped:
         return {"kind": "stopped"}
     except HoldfastError as error:

@@ -165,6 +165,7 @@ def test_entries_tell_what_there_is_and_whether_it_can_be_built(monkeypatch, tmp
         "ordered": False,
         "evaluations": None,
         "class_order": None,
+        "base": None,
     }
     assert streams.entry("split-mnist") == found["split-mnist"]
     with pytest.raises(UsageError, match="Did you mean 'split-mnist'"):

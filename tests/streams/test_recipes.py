@@ -164,3 +164,17 @@ def test_the_order_of_the_classes_can_be_given(source):
     )
     with pytest.raises(UsageError, match=r"each class of 'digits' once, 0 to 9; given: \[0, 1\]"):
         split(source, "s", 0, class_order=[0, 1])
+
+
+def test_the_first_experience_can_bring_more_classes_than_the_others(source):
+    stream = split(source, "s", 3, 4, order="natural", base=4)
+    assert [e.classes for e in stream] == [(0, 1, 2, 3), (4, 5), (6, 7), (8, 9)]
+    assert sum(len(e.train) for e in stream) == len(source.train)
+    assert [len(e.classes) for e in split(source, "s", 3, 3, base=2)] == [2, 4, 4]
+    assert [len(e.classes) for e in split(source, "s", 3, 1, base=10)] == [10]
+
+
+@pytest.mark.parametrize(("experiences", "base"), [(4, 8), (4, 0), (1, 4), (2, True)])
+def test_a_first_experience_that_leaves_too_few_classes_is_refused(source, experiences, base):
+    with pytest.raises(UsageError, match=f"given: base={base}"):
+        split(source, "s", 0, experiences, base=base)

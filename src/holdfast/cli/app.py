@@ -20,17 +20,21 @@ from holdfast.cli.options import (
     LEARNING,
     LIST,
     OUT,
+    PROTOCOLS,
     QUICK,
     RAY,
     RESUME,
     SCHEMA,
     SEEDS,
+    SPACE,
     STUDY_OUT,
     STUDY_SEEDS,
     TRACK,
+    TRIALS,
     TUNE_OUT,
     TUNING,
     UNDO,
+    VALIDATE,
     Given,
     takes,
 )
@@ -80,12 +84,26 @@ def run(stream: StreamName, method: MethodName, given: Given) -> None:
 
 
 @app.command()
-@takes(*LEARNING, SEEDS, JOBS, RAY, OUT, RESUME, TRACK, JSON, CONFIG, DEBUG)
+@takes(*LEARNING, *PROTOCOLS, SEEDS, JOBS, RAY, OUT, RESUME, TRACK, JSON, CONFIG, DEBUG)
 def compare(stream: StreamName, methods: MethodNames, given: Given) -> None:
     """Learn a stream with several methods and seeds, in parallel processes."""
     from holdfast.cli.running import run_many
 
+    if given.any_of(*PROTOCOLS):
+        from holdfast.cli.comparing import run_protocol
+
+        run_protocol(stream, methods, given)
+        return
     run_many(stream, methods, given, ["compare", stream, *methods], given)
+
+
+@app.command()
+@takes(*LEARNING, SPACE, TRIALS, VALIDATE, SEEDS, JOBS, OUT, RESUME, JSON, CONFIG, DEBUG)
+def search(stream: StreamName, method: MethodName, given: Given) -> None:
+    """Choose settings without a look at any test set, then test the choice."""
+    from holdfast.cli.searching import run_search
+
+    run_search(stream, method, given)
 
 
 @app.command()

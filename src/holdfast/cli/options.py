@@ -169,6 +169,33 @@ RAY = Option(
 TRACK = Option(
     "track", str, "Also tell a tracker: tensorboard, wandb, mlflow or trackio.", panel=_FILES
 )
+PROTOCOL = Option(
+    "protocol", str, "benchmark, aligned or agnostic: at an equal budget of memory.", panel="Memory"
+)
+EXEMPLARS = Option("exemplars", int, "Examples that methods keep.", "2000", panel="Memory")
+BUDGET = Option(
+    "budget", tuple, "MB of model and examples; agnostic: several.", panel="Memory", metavar="MB"
+)
+SMALLER = Option(
+    "smaller", tuple, "A model for small budgets (agnostic).", panel="Memory", metavar="MODEL"
+)
+PROTOCOLS = (PROTOCOL, EXEMPLARS, BUDGET, SMALLER)
+SPACE = Option(
+    "space",
+    tuple,
+    "What is searched: lr=log(1e-3, 1e-1), er.capacity=range(10, 90), model=choice(mlp, cnn); "
+    "may be repeated.",
+    panel="Search",
+    metavar="NAME=...",
+)
+TRIALS = Option("trials", int, "How many.", "20", panel="Search")
+VALIDATE = Option(
+    "validate",
+    str,
+    "By held-out training data of the first experiences (first) or of all (end).",
+    "first",
+    panel="Search",
+)
 RESUME = Option("resume", bool, "Go on with what --out holds.", panel=_FILES)
 DRY_RUN = Option("dry_run", bool, "Check everything and tell what is to come.", panel=_FILES)
 TUNE_OUT = Option("out", Path, "Folder for everything.", "runs/MODEL-DATA-TIME", panel=_FILES)
@@ -203,6 +230,10 @@ class Given:
 
     def __getitem__(self, name: str) -> Any:
         return self.values.get(name)
+
+    def any_of(self, *options: Option) -> bool:
+        """Whether one of them was given."""
+        return any(option.name in self.values for option in options)
 
     def config(self, stream: str, method: str) -> Config:
         """The configuration of a run with these options."""

@@ -149,6 +149,8 @@ class CompareProgress(Watcher):
 class StopOnInterrupt(Observer):
     """Stops a run at its next step once Ctrl-C has been pressed."""
 
+    stops = True
+
     def __init__(self) -> None:
         self.asked = False
 

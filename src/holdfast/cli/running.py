@@ -48,7 +48,7 @@ def run_one(stream: str, method: str, given: Given) -> None:
 
 
 def _run_one(config: Config, stream: str, method: str, given: Given, ranks: Ranks) -> None:
-    out = ranks.agree(_out(given, config))
+    out = ranks.agree(out_folder(given, config))
     again = given.command("run", stream, method, out=out, resume=True)
     console = Console(quiet=not ranks.first)
     if ranks.first:
@@ -82,7 +82,7 @@ def run_many(
     seeds = 1 if given["seeds"] is None else int(given["seeds"])
     if seeds < 1:
         raise UsageError(f"seeds must be at least 1; given: {seeds}.")
-    out = _out(given, base)
+    out = out_folder(given, base)
     if given["resume"] and not (out / "compare.json").exists():
         raise UsageError(f"There is no comparison in {out} to resume.")
     cells = grid(base, methods, range(base.seed, base.seed + seeds))
@@ -196,7 +196,7 @@ def _line(text: str) -> None:
     print(text, flush=True)
 
 
-def _out(given: Given, config: Config) -> Path:
+def out_folder(given: Given, config: Config) -> Path:
     """The folder that was asked for, or a new one under `runs`; checks what else is written to."""
     target: Path | None = given["json"]
     if target is not None and target.is_dir():

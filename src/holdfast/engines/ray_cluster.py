@@ -29,6 +29,7 @@ RETRIES = 2
 
 def work(
     cells: Sequence[tuple[Config, Path]],
+    starts: Path,
     address: str,
     jobs: int | None,
     track: str | None,
@@ -38,6 +39,7 @@ def work(
 
     Args:
         cells: What to run, each with its folder.
+        starts: Folder of the models that runs with a shared start begin from.
         address: Of the cluster, as `ray.init` takes it, or `local`.
         jobs: At most so many at once.
         track: A tracker that every run tells of itself.
@@ -58,7 +60,12 @@ def work(
                 while waiting and (jobs is None or len(running) < jobs):
                     (config, folder), gpu = waiting.pop(0)
                     placed = task.options(num_cpus=1, num_gpus=int(gpu), max_retries=RETRIES)
-                    asked = {"config": config.to_dict(), "folder": str(folder), "track": track}
+                    asked = {
+                        "config": config.to_dict(),
+                        "folder": str(folder),
+                        "starts": str(starts),
+                        "track": track,
+                    }
                     running[placed.remote(asked)] = config
                 (finished, *_), _ = ray.wait(list(running), num_returns=1)
                 done(running.pop(finished), _answer(ray, finished))

@@ -43,8 +43,12 @@ def split(
     ordered: bool = False,
     evaluations: int | None = None,
     class_order: list[int] | None = None,
+    base: int | None = None,
 ) -> Stream:
     """The classes arrive in turn, as many in each experience as in the others.
+
+    What the field calls "B50 Inc10", 50 of 100 classes and then 10 at a time, is `base=50,
+    experiences=6`; "B0 Inc10" is `experiences=10`.
 
     Args:
         source: The data.
@@ -63,6 +67,8 @@ def split(
             each experience.
         class_order: The classes' numbers as they are to come, in place of `order`: a published
             one, say.
+        base: Classes of the first experience, where it is to have more or fewer than the others,
+            which share the rest; None: as many as they have.
 
     Raises:
         DataError: If there is a single class.
@@ -76,7 +82,7 @@ def split(
             "at least two."
         )
     drawn = seed if order == "seed" else None
-    stream = class_incremental(source, experiences, drawn, name, class_order)
+    stream = class_incremental(source, experiences, drawn, name, class_order, base)
     return arriving(stream, seed, scenario, online, limit, test_limit, labels, ordered, evaluations)
 
 

@@ -83,6 +83,7 @@ def class_incremental(
     seed: int | None = 0,
     name: str | None = None,
     class_order: Sequence[int] | None = None,
+    base: int | None = None,
 ) -> Stream:
     """Split the classes over experiences, as evenly as they go.
 
@@ -93,11 +94,14 @@ def class_incremental(
         experiences: At most as many as there are classes.
         seed: Draws the order of the classes; None keeps their natural order.
         class_order: The order itself, by the classes' numbers in the source; None: by seed.
+        base: Classes of the first experience, after which the others share the rest; None: as many
+            as the others have.
 
     Raises:
-        UsageError: If there are more experiences than classes, or if the order is none.
+        UsageError: If there are more experiences than classes, if the order is none, or if the
+            first experience leaves too few classes for the others.
     """
-    parts = evenly(source.classes, experiences, seed, source.name, class_order)
+    parts = evenly(source.classes, experiences, seed, source.name, class_order, base)
     return by_parts(source, parts, name or f"split-{source.name}")
 
 
@@ -107,11 +111,15 @@ def evenly(
     seed: int | None,
     name: str,
     class_order: Sequence[int] | None = None,
+    base: int | None = None,
 ) -> list[list[int]]:
     """Classes, in an order drawn by seed, given, or their own, split over experiences.
 
+    The first has `base` of them, if it is given, and the others share the rest.
+
     Raises:
-        UsageError: If there are more experiences than classes, or if the order is none.
+        UsageError: If there are more experiences than classes, if the order is none, or if the
+            first experience leaves too few classes for the others.
     """
     if not 1 <= experiences <= classes:
         raise UsageError(
@@ -126,7 +134,17 @@ def evenly(
                 f"given: {list(class_order)}."
             )
         order = torch.tensor(class_order)
-    return [part.tolist() for part in order.tensor_split(experiences)]
+    if base is None:
+        return [part.tolist() for part in order.tensor_split(experiences)]
+    most = classes - experiences + 1
+    least = 1 if experiences > 1 else most
+    if type(base) is not int or not least <= base <= most:
+        raise UsageError(
+            f"The first of {experiences} experiences of {name!r} can bring {least} to {most} of "
+            f"its {classes} classes; given: base={base!r}."
+        )
+    later = order[base:].tensor_split(experiences - 1) if experiences > 1 else ()
+    return [part.tolist() for part in (order[:base], *later)]
 
 
 def by_parts(source: Source, parts: Sequence[Sequence[int]], name: str) -> Stream:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 STUDIES: dict[str, str] = {
     "cf-glue": "holdfast.studies.cf_glue",
+    "cil-survey": "holdfast.studies.cil_survey",
     "continual-pretraining": "holdfast.studies.continual_pretraining",
     "cotta": "holdfast.studies.cotta",
     "dmt": "holdfast.studies.dmt",

@@ -14,3 +14,4 @@ class Finetune(Method):
         source="",
         scenarios=ALL_KINDS,
     )
+    starts_plain = True

@@ -71,6 +71,7 @@ class WA(Method):
         self.exemplars, self.distil, self.temperature = exemplars, distil, temperature
         self.clip_weights, self.align, self.only_shrink = clip_weights, align, only_shrink
         self.buffer = Buffer(exemplars, "herding") if exemplars else None
+        self.starts_plain = not clip_weights
 
     def refusal(self, stream: Stream, model: nn.Module) -> str | None:
         if isinstance(getattr(model, "head", None), CosineHead):

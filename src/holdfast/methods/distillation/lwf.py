@@ -58,6 +58,7 @@ class LwF(Method):
         needs=frozenset({"boundaries"}),
         keeps=frozenset({"model"}),
     )
+    starts_plain = True
     takes_unlabelled = True  # the teacher answers for examples that have no label
 
     def __init__(

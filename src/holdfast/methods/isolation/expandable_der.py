@@ -80,6 +80,7 @@ class ExpandableDER(Method):
         keeps=frozenset({"examples", "parameters"}),
     )
     chooses_weights = True
+    starts_plain = True
     shares_passes = False
     works_inside = True
     places: Tensor | None

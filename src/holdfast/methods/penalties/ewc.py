@@ -53,6 +53,7 @@ class EWC(Method):
     )
 
     reads_outputs = False
+    starts_plain = True
 
     def __init__(
         self, strength: float = 10.0, labels: Labels = "sampled", examples: int | None = None
@@ -116,6 +117,7 @@ class OnlineEWC(Method):
     )
 
     reads_outputs = False
+    starts_plain = True
 
     def __init__(
         self,

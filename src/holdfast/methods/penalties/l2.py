@@ -38,6 +38,7 @@ class L2(Method):
     )
 
     reads_outputs = False
+    starts_plain = True
 
     def __init__(self, strength: float = 0.1) -> None:
         super().__init__()

@@ -63,6 +63,7 @@ class MAS(Method):
     )
 
     reads_outputs = False
+    starts_plain = True
 
     def __init__(
         self, strength: float = 0.1, mix: float | None = None, examples: int | None = None

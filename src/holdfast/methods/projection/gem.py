@@ -55,6 +55,7 @@ class GEM(Method):
         needs=frozenset({"boundaries", "labels"}),
         keeps=frozenset({"examples"}),
     )
+    starts_plain = True
 
     def __init__(
         self, capacity: int = 200, margin: float = 0.5, shares: Sharing = "shrinking"

@@ -61,6 +61,7 @@ class ER(Method):
         self.capacity, self.batch_size, self.insert_epochs = capacity, batch_size, insert_epochs
         self.storage, self.retrieval = storage, retrieval
         self.buffer = Buffer(capacity, storage, retrieval)
+        self.starts_plain = storage == "herding"
 
     def refusal(self, stream: Stream, model: nn.Module) -> str | None:
         by_class = {self.storage, self.retrieval} & {"class_balanced", "ring", "herding"}
