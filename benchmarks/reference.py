@@ -1,6 +1,7 @@
 """Published figures, reproduced at their own settings: the table of docs/reference.md.
 
-    python benchmarks/reference.py [--rows PART ...] [--seeds N] [--jobs N] [--out FOLDER] [--write]
+    python benchmarks/reference.py [--rows PART ...] [--seeds N] [--jobs N] [--out FOLDER]
+                                   [--kept] [--write]
 
 Every row is a figure that a public code base or a paper prints, with the setting it was got at, run
 here through holdfast's ordinary comparison (equal streams and weights by seed, one thread a run).
@@ -8,7 +9,8 @@ What was run is kept in the folder, so a table that was interrupted goes on. A r
 the mean over the seeds lies within two of the published standard deviations, and two points are
 always allowed; where it does not, the table says what was found about the reason.
 
-`--rows` runs only the rows whose name holds one of the texts; `--write` writes docs/reference.md.
+`--rows` runs only the rows whose name holds one of the texts; `--kept` runs nothing, and tells of
+what the folder holds; `--write` writes docs/reference.md.
 The data come from the folder that HOLDFAST_DATA names.
 """
 
@@ -25,7 +27,7 @@ from typing import Any
 
 from holdfast.compare import Comparison, Watcher, compare, grid
 from holdfast.config import Config
-from holdfast.store import Result
+from holdfast.store import Result, Store
 
 AVALANCHE, CO2L = "Avalanche's baselines", "Cha et al., 2021"
 PAGE = Path(__file__).parents[1] / "docs" / "reference.md"
@@ -140,6 +142,9 @@ AVALANCHE_ROWS = (
         "Split MNIST 5, GSS", 82, 0, AVALANCHE, "gss(capacity=300)",
         "split-mnist(limit=1000, class_order=[5, 6, 1, 2, 0, 8, 9, 3, 7, 4])",
         sgd(0.05, model="mlp(width=100, depth=2)", epochs=3, batch_size=10),
+        differs="82 is the paper's figure at this setting, 78 their code's.",
+        reason="Their code replays what the memory held when an experience began, and offers "
+        "replayed examples to it again; ours replays what it holds, and offers only new ones.",
     ),
     Row(
         "Split MNIST 5, replay", 92, 0, AVALANCHE,
@@ -208,7 +213,6 @@ class Outcome:
 
     row: Row
     finals: list[float]
-    seconds: float
 
     @property
     def mean(self) -> float:
@@ -231,10 +235,17 @@ def measured(row: Row, seeds: int, jobs: int | None, out: Path) -> Outcome | Non
     cells = grid(row.config, [row.method], range(min(seeds, row.seeds)))
     print(f"{row.name}: {row.method}", flush=True)
     found: Comparison = compare(cells, out / row.slug, jobs, Said())
-    if found.failures:
+    return None if found.failures else Outcome(row, [final(result) for result in found.results])
+
+
+def kept(row: Row, out: Path) -> Outcome | None:
+    """What a folder holds of a row; None if nothing."""
+    path = out / row.slug / "results.sqlite"
+    if not path.exists():
         return None
-    seconds = sum(result.record.cost["seconds"] for result in found.results)
-    return Outcome(row, [final(result) for result in found.results], seconds)
+    with Store(path, create=False) as store:
+        found = [r for r in store.results() if (r.stream, r.method) == (row.stream, row.method)]
+    return Outcome(row, [final(result) for result in found]) if found else None
 
 
 HEAD = """# Published figures, run here
@@ -244,6 +255,15 @@ Figures that public code or a paper prints, each run at the setting it was got a
 deviation over seeds. A figure is reproduced if ours lies within two of its standard deviations, or
 two points where that is more. Where it does not, the last column says what was found.
 
+Figures of Avalanche's baselines are of single runs; where the order of the classes is drawn, ours
+is theirs, of the seed that their tests use. (With the order drawn anew by seed, LwF has 28.3 ± 3.9
+instead of 23.4 ± 0.4, and MIR with a reservoir in place of their class-balanced memory 89.5 ± 1.7.)
+The figures on Rotated MNIST are those of the paper on contrastive continual learning, which prints
+them beside figures of the paper on dark experience replay, but got them itself with a convolutional
+network and rates of its own. With that other paper's network, an MLP of two hidden layers of 100
+units, and its rates, ER with 200 examples has 87.4 here, and 86.9 in forty lines that share no code
+with this library, against the 93.5 that are printed.
+
 """
 COLUMNS = (
     "benchmark and method",
@@ -251,7 +271,6 @@ COLUMNS = (
     "ours",
     "seeds",
     "reproduced",
-    "seconds a run",
     "ours is called by",
     "what differs",
 )
@@ -261,6 +280,12 @@ def table(outcomes: Sequence[Outcome]) -> str:
     """What came out, as a table of Markdown."""
     lines = [COLUMNS, ("---",) * len(COLUMNS), *(cells(outcome) for outcome in outcomes)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def missing(rows: Sequence[Row]) -> str:
+    """The rows that have not been run, in a sentence."""
+    names = [row.name for row in ROWS if row not in rows]
+    return f"\nNot run yet: {'; '.join(names)}.\n" if names else ""
 
 
 def cells(outcome: Outcome) -> tuple[str, ...]:
@@ -274,7 +299,6 @@ def cells(outcome: Outcome) -> tuple[str, ...]:
         f"{outcome.mean:.1f} ± {outcome.deviation:.1f}",
         str(len(outcome.finals)),
         "yes" if outcome.reproduced else "no",
-        f"{outcome.seconds / len(outcome.finals):.0f}",
         f"`{row.stream}`, `{row.method}`, `{row.setting['model']}`, {settings(row)}",
         " ".join(filter(None, found)) or "nothing",
     )
@@ -300,18 +324,22 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=None)
     parser.add_argument("--out", type=Path, default=Path("runs/reference"))
+    parser.add_argument("--kept", action="store_true", help="Run nothing; tell what there is.")
     parser.add_argument("--write", action="store_true", help="Write docs/reference.md.")
     asked = parser.parse_args()
     wanted = [part.lower() for part in asked.rows]
     rows = [r for r in ROWS if not wanted or any(part in r.name.lower() for part in wanted)]
     if not rows:
         parser.error(f"no row holds {asked.rows}; there are: {', '.join(r.name for r in ROWS)}")
-    outcomes = [measured(row, asked.seeds, asked.jobs, asked.out) for row in rows]
+    if asked.kept:
+        outcomes = [kept(row, asked.out) for row in rows]
+    else:
+        outcomes = [measured(row, asked.seeds, asked.jobs, asked.out) for row in rows]
     done = [outcome for outcome in outcomes if outcome]
     print(table(done))
     print(f"{sum(o.reproduced for o in done)} of {len(rows)} figures are reproduced.")
     if asked.write:
-        PAGE.write_text(HEAD + table(done))
+        PAGE.write_text(HEAD + table(done) + missing([o.row for o in done]))
     return 0 if len(done) == len(rows) else 1
 
 
