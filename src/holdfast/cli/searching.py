@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,7 @@ def run_search(stream: str, method: str, given: Given) -> None:
         write_atomically(path, content)
     report.write(found.results, out / REPORT)
     console.print(_table(plan, found))
-    print(f"\n{plan.told}")
+    print(f"\n{textwrap.fill(plan.told, 80)}")
     print(f"Chosen:  trial {found.best.number}: {_shown(found.best)}")
     console.print(report.text_table(found.results))
     print(f"Report:  {out / REPORT}")
