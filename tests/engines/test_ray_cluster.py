@@ -63,4 +63,4 @@ def test_a_cluster_that_is_not_there_and_ray_that_is_not_installed_are_told(
         compare(CELLS, tmp_path / "out", ray="10.0.0.1:6379")
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(UsageError, match=r"not installed: pip install 'holdfast\[ray\]'"):
-        ray_cluster.work([], "local", None, None, lambda config, report: None)
+        ray_cluster.work([], "local", None, None, None, lambda config, report: None)

@@ -68,7 +68,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("stage", [0, 1])
+@pytest.mark.parametrize("stage", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_resumed_run_equals_an_uninterrupted_one(name: str, stage: int, tmp_path: Path) -> None:
     whole, whole_bridge = new(METHODS[name](), tmp_path / "whole")
     for _ in range(stage):

@@ -92,8 +92,14 @@ def test_a_penalty_of_weight_zero_changes_nothing(kind: str, tmp_path: Path) -> 
     assert distance(*models) < ROUNDING
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        pytest.param(name, kind, marks=[] if kind == "text" or name == "all" else pytest.mark.slow)
+        for kind in KINDS
+        for name in METHODS
+    ],
+)
 def test_methods_act_in_every_kind_of_trainer(name: str, kind: str, tmp_path: Path) -> None:
     plain, trainer = build(kind, tmp_path), build(kind, tmp_path)
     bridge = attach(trainer, METHODS[name]())

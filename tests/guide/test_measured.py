@@ -64,6 +64,7 @@ def test_replay_with_the_bytes_of_the_weights_stands_beside_where_data_suffice(
     assert more.capacity == pytest.approx((200 * 72 + weights) / 72, abs=20)
 
 
+@pytest.mark.study
 def test_what_is_measured_is_written_read_and_shown(
     command: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

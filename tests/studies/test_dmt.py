@@ -18,6 +18,7 @@ def test_a_trial_gives_a_verdict_for_every_claim(tmp_path):
     assert sorted(p.stem for p in (tmp_path / "figures").iterdir()) == ["amounts", "strategies"]
 
 
+@pytest.mark.study
 def test_strategies_take_the_updates_of_their_stages():
     arms = dmt.arms("quick")
     runs = {arm: dmt.measure(arms[arm], 0)["runs"]["1"] for arm in ("sequential", "DMT 1/4")}
