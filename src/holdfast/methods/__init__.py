@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from holdfast.methods.editing.memit import MEMIT
     from holdfast.methods.editing.rome import ROME
     from holdfast.methods.editing.wise import WISE
+    from holdfast.methods.isolation.expert_gate import ExpertGate
     from holdfast.methods.isolation.hat import HAT
     from holdfast.methods.isolation.packnet import PackNet
     from holdfast.methods.penalties.ewc import EWC, OnlineEWC
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from holdfast.methods.penalties.mas import MAS
     from holdfast.methods.penalties.rwalk import RWalk
     from holdfast.methods.penalties.si import SI
+    from holdfast.methods.penalties.slni import SLNI
+    from holdfast.methods.penalties.task_free import TaskFree
     from holdfast.methods.projection.agem import AGEM
     from holdfast.methods.projection.gem import GEM
     from holdfast.methods.projection.gpm import GPM
@@ -113,6 +116,7 @@ __all__ = [
     "SCR",
     "SCRUB",
     "SI",
+    "SLNI",
     "TENT",
     "UNDIAL",
     "WA",
@@ -127,6 +131,7 @@ __all__ = [
     "Cumulative",
     "DERpp",
     "EUk",
+    "ExpertGate",
     "Finetune",
     "FinetuneRetain",
     "GDumb",
@@ -152,6 +157,7 @@ __all__ = [
     "SatImp",
     "SimNPO",
     "Source",
+    "TaskFree",
 ]
 
 
