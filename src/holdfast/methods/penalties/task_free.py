@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from holdfast.losses import quadratic_penalty
 from holdfast.memory.buffer import Buffer
 from holdfast.memory.parameters import ParameterStore
 from holdfast.memory.storage import greatest_slots
-from holdfast.method import Method, Tags
+from holdfast.method import Method, Phase, Tags
 from holdfast.methods.penalties.mas import sensitivity
 from holdfast.optim.plateaus import Late, Plateaus
 
@@ -57,11 +58,11 @@ class TaskFree(Method):
         steps: Steps made on every batch.
 
     Raises:
-        UsageError: If a number is out of range, or if several steps are asked for where gradients
-            are accumulated over several batches.
+        UsageError: If a number is out of range.
 
     Differs from the paper: one mean is taken over B and H together. Several steps on a batch are
-    updates of the learner, so that methods chained with it act in each of them.
+    updates of the learner (`Phase.repeats`), so that methods chained with it act in each of them: a
+    memory is offered the batch each time.
 
     Source: Aljundi, Kelchtermans and Tuytelaars, "Task-free continual learning" (2019).
 
@@ -82,9 +83,9 @@ class TaskFree(Method):
         self,
         strength: float = 0.1,
         capacity: int = 30,
-        window: int = 5,
-        mean: float = 0.5,
-        deviation: float = 0.2,
+        window: int = 10,
+        mean: float = 0.3,
+        deviation: float = 0.1,
         steps: int = 3,
     ) -> None:
         super().__init__()
@@ -99,17 +100,12 @@ class TaskFree(Method):
         self.anchor, self.importance = ParameterStore(), ParameterStore()
         self.plateaus, self.losses = Plateaus(window, mean, deviation), Late()
         self.plateaus_held = 0  # n
-        self._again = False  # in the second step on a batch, or a later one
         self._due = False  # whether a plateau was seen
         self._from = 0  # where the hard examples stand in the batch
         self._judged: _Judged | None = None
 
-    def setup(self, learner: Learner) -> None:
-        if self.steps > 1 and (learner.accumulate > 1 or not hasattr(learner, "update")):
-            raise UsageError(
-                "TaskFree makes its several steps on one batch, which needs a learner that makes "
-                f"an update of every batch: give steps=1; given: {self.steps}."
-            )
+    def phases(self, learner: Learner) -> Sequence[Phase]:
+        return [Phase(repeats=self.steps)]
 
     def batch(self, learner: Learner, batch: Batch) -> Batch:
         self._from = size(batch)
@@ -119,7 +115,7 @@ class TaskFree(Method):
         each = learner.objective.losses(outputs.detach(), batch)
         hard = slice(self._from, self._from + self.buffer.stored)
         self._judged = _Judged(each[: learner.stream_rows], each[hard])
-        if not self._again:
+        if not learner.again:
             self.look(learner, self._judged.incoming.mean())
         if not self.importance:
             return loss
@@ -132,17 +128,11 @@ class TaskFree(Method):
         event = None if before is None else self.plateaus.see(before)
         if event is not None:
             learner.note(event=event)
-        self._due = event == "plateau"
+        self._due |= event == "plateau"
 
     def step(self, learner: Learner) -> None:
-        if self._again:
+        if learner.again + 1 < self.steps:
             return
-        self._again = True
-        try:
-            for _ in range(self.steps - 1):
-                learner.update(learner.incoming)
-        finally:
-            self._again = False
         self.keep(learner)
         if self._due:
             self.hold(learner)
