@@ -6,7 +6,7 @@ DEMO_ARGS ?=
 TEST_ARGS ?=
 STUDY_ARGS ?=
 STUDIES ?= stability-gap weight-aligning hft migu i-lora dmt grads continual-pretraining trace cf-glue \
-	npo worst-case-forget-sets wise cotta neuron-fusion scole power-law-rehearsal
+	npo worst-case-forget-sets wise cotta neuron-fusion scole power-law-rehearsal aljundi-thesis
 
 VENV := .venv
 BIN := $(VENV)/bin

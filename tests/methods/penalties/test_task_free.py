@@ -12,7 +12,9 @@ from holdfast.method import chain
 from holdfast.methods import TaskFree
 
 
-@pytest.mark.parametrize(("stored", "rows", "capacity"), [(0, 4, 6), (4, 4, 6), (6, 4, 6), (3, 9, 5)])
+@pytest.mark.parametrize(
+    ("stored", "rows", "capacity"), [(0, 4, 6), (4, 4, 6), (6, 4, 6), (3, 9, 5)]
+)
 def test_slots_keep_the_rows_of_greatest_score(stored, rows, capacity):
     generator = torch.Generator().manual_seed(stored)
     held, offered = (torch.rand(n, generator=generator) for n in (stored, rows))

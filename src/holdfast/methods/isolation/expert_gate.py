@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from holdfast.data import Batch, Table, columns, size
+from holdfast.data import Batch, Table, columns
 from holdfast.errors import UsageError, at_least
 from holdfast.evaluation import in_passing, undisturbed
 from holdfast.losses import distillation

@@ -123,8 +123,8 @@ class SLNI(Method):
             return reason
         if not isinstance(model, Classifier):
             return (
-                f"SLNI looks at the hidden units of a backbone, and {type(model).__name__} has none "
-                "by that name: give a holdfast.models.Classifier(backbone, head)."
+                f"SLNI looks at the hidden units of a backbone, and {type(model).__name__} has "
+                "none by that name: give a holdfast.models.Classifier(backbone, head)."
             )
         try:
             plan(model.backbone)
