@@ -280,7 +280,8 @@ class Learner:
     def _updates_on(self, passes: Sequence[Batch]) -> Tensor:
         """As many updates on the same batches as the phase asks for; the loss of the first."""
         loss = self.update(*passes)
-        for self.again in range(1, self.phases[self.phase].repeats):
+        for again in range(1, self.phases[self.phase].repeats):
+            self.again = again
             self.update(*passes)
         self.again = 0
         return loss

@@ -100,8 +100,8 @@ class SLNI(Method):
     def loss(self, learner: Learner, batch: Batch, outputs: Tensor, loss: Tensor) -> Tensor:
         answers = self.hidden(learner).take()
         terms = [
-            inhibition(_by_unit(h), near.weight, self.importance(place))
-            for place, (h, near) in enumerate(zip(answers, self.near, strict=True))
+            inhibition(_by_unit(h), near, self.importance(place))
+            for place, (h, near) in enumerate(zip(answers, self.weights, strict=True))
         ]
         return loss + self.strength * torch.stack(terms).sum()
 
@@ -135,6 +135,11 @@ class SLNI(Method):
             )
         return None
 
+    @property
+    def weights(self) -> list[Tensor]:
+        """w of each layer."""
+        return [near.get_buffer("weight") for near in self.near]
+
     def importance(self, place: int) -> Float[Tensor, " units"] | None:
         """alpha of a layer's units; None before anything has been learned."""
         return self._buffers.get(_key(place))
@@ -152,7 +157,7 @@ class SLNI(Method):
         """
         table = drawn(learner, table, self.examples)
         hidden, objective = self.hidden(learner), learner.objective
-        sums = [torch.zeros(len(near.weight), device=learner.device) for near in self.near]
+        sums = [torch.zeros(len(near), device=learner.device) for near in self.weights]
         with undisturbed(learner.model, device=learner.device), hidden.watching():
             for batch in table.to(learner.device).chunks(ROWS):
                 hidden.open()
