@@ -7,7 +7,7 @@ TEST_ARGS ?=
 STUDY_ARGS ?=
 STUDIES ?= stability-gap weight-aligning hft migu i-lora dmt grads continual-pretraining trace cf-glue \
 	npo worst-case-forget-sets wise cotta neuron-fusion scole power-law-rehearsal \
-	fpf refresh-learning cil-survey
+	fpf refresh-learning cil-survey aljundi-thesis
 
 VENV := .venv
 BIN := $(VENV)/bin

@@ -153,6 +153,7 @@ class Learner:
         self.step = 0  # within the experience
         self.phases: Sequence[Phase] = (Phase(),)  # of the experience
         self.phase = 0  # at hand
+        self.again = 0  # which update on the same batches
         self.updates = 0  # in all experiences
         self.enough = False  # ends the experience after the step at hand
         self._at_epoch = -1  # whose learning rate is set
@@ -274,7 +275,7 @@ class Learner:
         every = self.evaluate_every
         for passes in self._passes(self.batches):
             self._set_learning_rate()
-            loss = self.meter.step(self.step, partial(self.update, *passes))
+            loss = self.meter.step(self.step, partial(self._updates_on, passes))
             self.step += 1
             self.updates += 1
             if self.watch.add(loss):
@@ -288,6 +289,15 @@ class Learner:
                 for observer in observers:
                     observer.on_step(self)
                 self.meter.start()
+
+    def _updates_on(self, passes: Sequence[Batch]) -> Tensor:
+        """As many updates on the same batches as the phase asks for; the loss of the first."""
+        loss = self.update(*passes)
+        for again in range(1, self.phases[self.phase].repeats):
+            self.again = again
+            self.update(*passes)
+        self.again = 0
+        return loss
 
     def update(self, *passes: Batch) -> Tensor:
         """One step: from what the stream brought, a batch a forward pass, to changed weights.

@@ -120,12 +120,14 @@ class Phase:
         rate: Factor on the learning rate.
         schedule: Of the learning rate; None: the learner's.
         batch_size: Examples that a batch brings; None: as many as the learner's.
+        repeats: Updates made on each batch, one after another (`learner.again` counts them).
     """
 
     epochs: int | None = None
     rate: float = 1.0
     schedule: Schedule | None = None
     batch_size: int | None = None
+    repeats: int = 1
 
 
 @dataclass(frozen=True)

@@ -246,7 +246,16 @@ def _trial(situation: Situation, spec: str) -> str:
         "task": "split-digits(scenario=task)",
         "domain": "permuted-digits",
     }
-    return shlex.join(["holdfast", "run", streams[situation.scenario], spec])
+    command = ["holdfast", "run", streams[situation.scenario], spec]
+    if _on_features(spec):
+        command += ["--model", "pretrained(cnn, on=digits)", "--backbone", "cached"]
+    return shlex.join(command)
+
+
+def _on_features(spec: str) -> bool:
+    """Whether a method makes its classifier of features that something learned before."""
+    record = taxonomy.load()[parse(spec)[0].name]
+    return record.needs.trained_before and "prototypes" in record.techniques
 
 
 def _own(situation: Situation, spec: str) -> str:
@@ -269,7 +278,8 @@ def _own(situation: Situation, spec: str) -> str:
         return f"holdfast finetune --model MODEL --data NEW.jsonl{past}{guard} --method {method}"
     task = "?scenario=task" if situation.scenario == "task" else ""
     recipe = "permuted" if situation.scenario == "domain" else "split"
-    return f"holdfast run '{recipe}:DATA{task}' {method}"
+    frozen = " --model MODEL --backbone cached" if _on_features(spec) else ""
+    return f"holdfast run '{recipe}:DATA{task}' {method}{frozen}"
 
 
 def ruled_out_by(answer: Answer) -> Iterator[tuple[str, list[str]]]:

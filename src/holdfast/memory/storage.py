@@ -111,6 +111,31 @@ def dissimilar_slots(
     return _rivals(held, capacity, score, admitted, generator)
 
 
+def greatest_slots(
+    held: Float[Tensor, " stored"], capacity: int, score: Float[Tensor, " rows"]
+) -> Int[Tensor, " rows"]:
+    """Keep the rows of greatest score, of those held and those offered.
+
+    Args:
+        held: Scores of the rows held.
+        capacity: Slots in all.
+        score: Of the rows offered.
+
+    Example:
+        >>> greatest_slots(torch.tensor([3.0, 1.0, 2.0]), 3, torch.tensor([0.0, 9.0])).tolist()
+        [3, 1]
+    """
+    stored, rows = len(held), len(score)
+    if stored + rows <= capacity:
+        return torch.arange(stored, stored + rows, device=held.device)
+    kept = torch.zeros(max(capacity, stored) + rows, dtype=torch.bool, device=held.device)
+    greatest = torch.cat([held, score]).topk(capacity).indices
+    kept[torch.where(greatest < stored, greatest, greatest - stored + capacity)] = True
+    free = kept[:capacity].long().argsort(stable=True)  # slots to write to come first
+    place = kept[capacity:].long().cumsum(0) - 1  # of each row that is kept, among those
+    return torch.where(kept[capacity:], free[place.clamp(min=0)], capacity)
+
+
 def _rivals(
     held: Tensor, capacity: int, score: Tensor, admitted: Tensor, generator: torch.Generator
 ) -> Tensor:

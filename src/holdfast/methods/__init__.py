@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from holdfast.methods.editing.rome import ROME
     from holdfast.methods.editing.wise import WISE
     from holdfast.methods.isolation.expandable_der import ExpandableDER
+    from holdfast.methods.isolation.expert_gate import ExpertGate
     from holdfast.methods.isolation.hat import HAT
     from holdfast.methods.isolation.memo import MEMO
     from holdfast.methods.isolation.packnet import PackNet
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from holdfast.methods.penalties.refresh import Refresh
     from holdfast.methods.penalties.rwalk import RWalk
     from holdfast.methods.penalties.si import SI
+    from holdfast.methods.penalties.slni import SLNI
+    from holdfast.methods.penalties.task_free import TaskFree
     from holdfast.methods.projection.agem import AGEM
     from holdfast.methods.projection.gem import GEM
     from holdfast.methods.projection.gpm import GPM
@@ -125,6 +128,7 @@ __all__ = [
     "SCRUB",
     "SI",
     "SLDA",
+    "SLNI",
     "TENT",
     "UNDIAL",
     "WA",
@@ -140,6 +144,7 @@ __all__ = [
     "DERpp",
     "EUk",
     "ExpandableDER",
+    "ExpertGate",
     "Finetune",
     "FinetuneRetain",
     "GDumb",
@@ -167,6 +172,7 @@ __all__ = [
     "SatImp",
     "SimNPO",
     "Source",
+    "TaskFree",
 ]
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from holdfast.studies.study import Scale, Study, Verdict
 
 STUDIES: dict[str, str] = {
+    "aljundi-thesis": "holdfast.studies.aljundi_thesis",
     "cf-glue": "holdfast.studies.cf_glue",
     "cil-survey": "holdfast.studies.cil_survey",
     "continual-pretraining": "holdfast.studies.continual_pretraining",
