@@ -176,6 +176,7 @@ def test_ordered_examples_come_as_they_stand_unless_a_method_chooses_others() ->
     assert came.tolist() != sorted(came.tolist())
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize(
     "text",
     [

@@ -113,6 +113,7 @@ def test_two_that_write_the_same_blocks_conflict() -> None:
     assert RECORDS["lora"].conflicts_with.count("replay") == 0
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("name", LEARN)
 def test_what_needs_boundaries_is_refused_without_them_and_the_rest_learns(name: str) -> None:
     stream = replace(small_stream("class"), boundaries=False)
