@@ -86,7 +86,7 @@ def _examples(part: nn.Module) -> Table | None:
     if isinstance(part, Buffer):
         return part.table()
     if isinstance(part, Shares) and len(part):
-        rows = {name: column.flatten(0, 1) for name, column in part.columns.items()}
+        rows = {name: column.flatten(0, 1) for name, column in part.held.items()}
         return Table(rows).where(part.weights.flatten() > 0)
     return None
 

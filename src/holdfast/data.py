@@ -35,7 +35,7 @@ of their own (encoder and decoder), of labels."""
 
 def size(batch: Mapping[str, Tensor]) -> int:
     """The number of examples in a batch."""
-    return len(next(iter(batch.values())))
+    return next(iter(batch.values())).shape[0]  # much cheaper than a tensor's len()
 
 
 def columns(classes: Sequence[int]) -> slice | list[int]:
@@ -393,7 +393,8 @@ class Batches:
                 self.order = self._drawn()
             if self._widths is None:
                 self._widths = self.table.widths(self.order, self.batch_size)
-            while self.position < len(self.order):
+            rows = self.order.shape[0]
+            while self.position < rows:
                 chosen = self.order[self.position : self.position + self.batch_size]
                 at = self.position // self.batch_size
                 self.position += self.batch_size

@@ -62,7 +62,7 @@ def test_a_reservoir_holds_no_more_tokens_than_its_capacity() -> None:
 
 def test_every_row_is_kept_with_the_same_chance_whenever_it_came() -> None:
     kept = torch.zeros(60)
-    trials = 1500
+    trials = 600
     for seed in range(trials):
         draw, memory = chance(seed), TokenReservoir(capacity=4 * 12)
         for corpus in range(3):

@@ -18,16 +18,16 @@ def rows(start, count):
 def test_shares_shrink_together_and_keep_rows_of_their_own_experience(generator):
     shares = Shares()
     for index, share in enumerate((12, 6, 4)):
-        before = shares.columns.get("x")
+        before = shares.held.get("x")
         shares.add(rows(100 * index, 30), share, generator)
-        x = shares.columns["x"]
+        x = shares.held["x"]
         assert x.shape == (index + 1, share)
         for k, part in enumerate(x):
             assert len(set(part.tolist())) == share
             assert all(100 * k <= v < 100 * k + 30 for v in part.tolist())
         if before is not None:
             assert torch.equal(x[:-1], before[:, :share])
-        assert torch.equal(shares.columns["y"], x % 7)
+        assert torch.equal(shares.held["y"], x % 7)
     assert torch.equal(shares.weights, torch.full((3, 4), 0.25))
 
 
@@ -37,7 +37,7 @@ def test_every_row_is_kept_with_equal_probability_also_after_shrinking(generator
         shares = Shares()
         shares.add({"x": torch.arange(10)}, 5, generator)
         shares.add({"x": torch.arange(10)}, 2, generator)
-        kept += torch.bincount(shares.columns["x"][0], minlength=10)
+        kept += torch.bincount(shares.held["x"][0], minlength=10)
     # Binomial, 3000 draws at 0.2: deviation 22.
     assert (kept - 600).abs().max() < 100
 
@@ -47,11 +47,11 @@ def test_small_experiences_are_filled_up_with_copies_that_weigh_nothing(generato
     shares.add(rows(0, 1), 8, generator)
     shares.add(rows(100, 30), 4, generator)
     assert shares.counts == [1, 4]
-    assert shares.columns["x"][0].tolist() == [0, 0, 0, 0]
+    assert shares.held["x"][0].tolist() == [0, 0, 0, 0]
     assert shares.weights.tolist() == [[1, 0, 0, 0], [0.25] * 4]
     shares.add(rows(200, 2), 3, generator)
     assert shares.counts == [1, 3, 2]
-    assert shares.columns["x"].shape == (3, 3)
+    assert shares.held["x"].shape == (3, 3)
 
 
 def test_what_is_stored_is_restored_into_an_empty_one(generator):
@@ -62,4 +62,4 @@ def test_what_is_stored_is_restored_into_an_empty_one(generator):
     assert len(other) == 2
     assert other.counts == shares.counts
     assert torch.equal(other.weights, shares.weights)
-    assert all(torch.equal(other.columns[name], shares.columns[name]) for name in ("x", "y"))
+    assert all(torch.equal(other.held[name], shares.held[name]) for name in ("x", "y"))

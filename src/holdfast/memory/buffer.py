@@ -9,7 +9,7 @@ from torch import Tensor
 
 from holdfast.data import SEQUENCES, Batch, Table, padded, shortened, size
 from holdfast.errors import UsageError
-from holdfast.memory.remembers import Remembers
+from holdfast.memory.columns import Columns
 from holdfast.memory.storage import keep_least, reservoir_slots
 
 Storage = Literal["reservoir", "class_balanced", "task_balanced", "ring", "herding"]
@@ -18,7 +18,7 @@ Retrieval = Literal["uniform", "class_balanced"]
 _GROUPED_BY = {"class_balanced": "y", "task_balanced": "task", "ring": "y", "herding": "y"}
 
 
-class Buffer(Remembers):
+class Buffer(Columns):
     """At most `capacity` examples, with any columns.
 
     Args:
@@ -75,8 +75,11 @@ class Buffer(Remembers):
 
     @property
     def columns(self) -> Batch:
-        """Everything stored, by column; the rows have no meaningful order."""
-        return {name: tensor[: self.stored] for name, tensor in self._held().items()}
+        """Everything stored, by column; the rows have no meaningful order.
+
+        `held` has the same at full capacity, and a last row that takes what is not kept.
+        """
+        return {name: tensor[: self.stored] for name, tensor in self.held.items()}
 
     def table(self) -> Table | None:
         """Everything stored as a table, or None while the buffer is empty."""
@@ -122,22 +125,13 @@ class Buffer(Remembers):
             chosen = torch.multinomial(weight, min(count, self.stored), generator=generator)
         else:
             chosen = torch.randperm(self.stored, generator=generator, device=device)[:count]
-        drawn = {name: held.index_select(0, chosen) for name, held in self._held().items()}
+        drawn = {name: held.index_select(0, chosen) for name, held in self.held.items()}
         # Elsewhere the longest row could not be had without waiting for the device.
         return shortened(drawn) if device.type == "cpu" else drawn
 
-    def _held(self) -> Batch:
-        """Columns at full capacity; the last row takes what is not kept."""
-        prefix = "column_"
-        return {
-            name[len(prefix) :]: tensor
-            for name, tensor in self._buffers.items()
-            if name.startswith(prefix) and tensor is not None
-        }
-
     def _room_for(self, batch: Batch) -> Batch:
-        """What `_held` answers, once there is room for every column of `batch`."""
-        held = self._held()
+        """What `held` answers, once there is room for every column of `batch`."""
+        held = self.held
         for name, rows in batch.items():
             if name not in held:
                 held[name] = rows.new_zeros((self.capacity + 1, *rows.shape[1:]))
@@ -146,7 +140,7 @@ class Buffer(Remembers):
                 held[name] = _wide(name, held[name], template)
             else:
                 continue
-            self.register_buffer(f"column_{name}", held[name])
+            self.keep(name, held[name])
         return held
 
     def _balanced_slots(

@@ -12,7 +12,7 @@ from torch import Tensor
 from holdfast.data import Batch, Table, shortened, size
 from holdfast.errors import DataError, UsageError, at_least
 from holdfast.memory.buffer import Buffer
-from holdfast.memory.remembers import Remembers
+from holdfast.memory.columns import Columns
 
 Order = Literal["original", "random"]
 Split = Literal["size", "equal"]
@@ -68,7 +68,7 @@ def up_to(table: Table, capacity: int) -> Table:
     return table.take(slice(0, max(1, rows)))
 
 
-class TokenReservoir(Remembers):
+class TokenReservoir(Columns):
     """A uniform sample of a stream's rows that holds at most so many tokens.
 
     Every row that is offered has a random key, and those with the least keys are kept, as many as
@@ -123,17 +123,12 @@ class TokenReservoir(Remembers):
         by_key = whole.take(whole["key"].argsort())
         chosen = up_to(by_key, self.capacity)
         for name, column in chosen.take(chosen[ARRIVAL].argsort()).columns.items():
-            self.register_buffer(f"column_{name}", column)
+            self.keep(name, column)
         self.gathering = Buffer(self.room)
 
     def table(self) -> Table | None:
         """What is kept, in the order in which it came; None while there is nothing."""
-        held = {
-            name.removeprefix("column_"): tensor
-            for name, tensor in self._buffers.items()
-            if name.startswith("column_") and tensor is not None
-        }
-        return Table(held) if held else None
+        return Table(self.held) if self.held else None
 
     def corpora(self) -> list[Table]:
         """What is kept, by where it came from."""
@@ -147,7 +142,7 @@ class TokenReservoir(Remembers):
         self.gathering = Buffer(self.room)
 
 
-class Rehearsal(Remembers):
+class Rehearsal(Columns):
     """Old corpora and whose turn it is: no row comes again before all of its corpus have come.
 
     Args:
@@ -193,8 +188,8 @@ class Rehearsal(Remembers):
             generator: Draws the random order.
         """
         at = [self._resumed(k, corpus) for k, corpus in enumerate(corpora)]
-        for name in [name for name in self._buffers if name.startswith("column_")]:
-            self.register_buffer(name, None)
+        for name in self.held:
+            self.keep(name, None)
         self.sizes, self.drawn = [len(corpus) for corpus in corpora], [0] * len(corpora)
         self.at, self.weights, self.mean_tokens = at, [], 0.0
         if not corpora:
@@ -207,7 +202,7 @@ class Rehearsal(Remembers):
         ]
         for name, column in Table.concat(placed).columns.items():
             if name != CORPUS:
-                self.register_buffer(f"column_{name}", column.clone())
+                self.keep(name, column.clone())
         lengths = [float(tokens(corpus.columns).float().mean()) for corpus in corpora]
         rows = [float(n) for n in self.sizes]
         shares = rows if self.split == "size" else [1 / length for length in lengths]
@@ -225,23 +220,17 @@ class Rehearsal(Remembers):
         for k, count in enumerate(self._counts(rows)):
             pieces += self._next(k, count, generator)
         chosen = torch.cat(pieces)
-        drawn = {name: c.index_select(0, chosen) for name, c in self._columns().items()}
+        held = {name: column for name, column in self.held.items() if name != ARRIVAL}
+        drawn = {name: column.index_select(0, chosen) for name, column in held.items()}
         # Elsewhere the longest row could not be had without waiting for the device.
         return shortened(drawn) if chosen.device.type == "cpu" else drawn
 
     def corpora(self, count: int) -> list[Table]:
         """The first `count` corpora, as they are held."""
-        whole = Table({**self._columns(), ARRIVAL: self.get_buffer(f"column_{ARRIVAL}")})
+        whole = Table(self.held)
         return [
             whole.take(slice(self._start(k), self._start(k) + self.sizes[k])) for k in range(count)
         ]
-
-    def _columns(self) -> Batch:
-        return {
-            name.removeprefix("column_"): tensor
-            for name, tensor in self._buffers.items()
-            if name.startswith("column_") and tensor is not None and name != f"column_{ARRIVAL}"
-        }
 
     def _start(self, k: int) -> int:
         return sum(self.sizes[:k])
@@ -250,7 +239,7 @@ class Rehearsal(Remembers):
         """Where corpus k goes on when some of its rows have been given up since."""
         if self.order == "random" or k >= len(self.sizes) or ARRIVAL not in corpus:
             return 0
-        following = self.get_buffer(f"column_{ARRIVAL}")[self._start(k) + self.at[k]]
+        following = self.held[ARRIVAL][self._start(k) + self.at[k]]
         return int((corpus[ARRIVAL] < following).sum()) % len(corpus)
 
     def _counts(self, rows: int) -> list[int]:

@@ -7,10 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from holdfast.data import Batch, size
-from holdfast.memory.remembers import Remembers
+from holdfast.memory.columns import Columns
 
 
-class Shares(Remembers):
+class Shares(Columns):
     """A few examples of every experience, in columns `[experiences, share, ...]`.
 
     Each part is a uniform sample of its experience, however often the shares shrink. Where one
@@ -21,7 +21,7 @@ class Shares(Remembers):
         >>> shares = Shares()
         >>> shares.add({"x": torch.arange(10.0)}, 4, generator)
         >>> shares.add({"x": torch.arange(10.0, 20.0)}, 2, generator)
-        >>> shares.columns["x"].shape, bool((shares.columns["x"][1] >= 10).all())
+        >>> shares.held["x"].shape, bool((shares.held["x"][1] >= 10).all())
         (torch.Size([2, 2]), True)
     """
 
@@ -34,15 +34,6 @@ class Shares(Remembers):
     def __len__(self) -> int:
         """Experiences remembered."""
         return len(self.counts)
-
-    @property
-    def columns(self) -> Batch:
-        """Everything stored, by column."""
-        return {
-            name.removeprefix("column_"): tensor
-            for name, tensor in self._buffers.items()
-            if name.startswith("column_") and tensor is not None
-        }
 
     @property
     def weights(self) -> Float[Tensor, "experiences share"]:
@@ -58,14 +49,14 @@ class Shares(Remembers):
             generator: Draws which; on the batch's device.
         """
         drawn = torch.randperm(size(batch), generator=generator, device=generator.device)[:share]
-        held = self.columns
+        held = self.held
         self.counts = [min(count, share) for count in self.counts] + [len(drawn)]
         width = max(self.counts)
         for name in held or batch:
             part = _filled(batch[name].index_select(0, drawn)[None], width)
             if held:
                 part = torch.cat([_filled(held[name], width), part])
-            self.register_buffer(f"column_{name}", part)
+            self.keep(name, part)
         counts = torch.tensor(self.counts, device=drawn.device)[:, None]
         real = torch.arange(width, device=drawn.device) < counts
         self.register_buffer("share", real / counts)

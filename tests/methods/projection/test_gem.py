@@ -88,7 +88,7 @@ def test_the_capacity_is_shared_equally_among_experiences(
 
     def end(self, learner, experience):
         counts.append(list(gem.memory.counts))
-        ids.append(gem.memory.columns["id"] // 1000)
+        ids.append(gem.memory.held["id"] // 1000)
 
     gem = GEM(capacity=24, shares=shares)
     learned(numbered(), chain(gem, watching(end=end)), epochs=1)

@@ -90,7 +90,7 @@ class GEM(Method):
     def references(self, learner: Learner) -> Float[Tensor, "experiences values"]:
         """Gradient of the mean loss on what is remembered of each earlier experience."""
         memory = self.memory
-        return grouped_gradients(learner, memory.columns, memory.weights, memory.counts)
+        return grouped_gradients(learner, memory.held, memory.weights, memory.counts)
 
     def end(self, learner: Learner, experience: Experience) -> None:
         assert learner.stream is not None
