@@ -8,6 +8,7 @@ from holdfast import catalogue, models, streams
 from holdfast.cost import stored_bytes
 from holdfast.footprint import memory_bytes
 from holdfast.learner import Learner
+from holdfast.models.frozen import featurised, frozen
 
 FLOAT = 4
 IMAGE = 64  # of 8 by 8, in bytes
@@ -80,3 +81,13 @@ def test_statistics_of_normalisation_stand_apart():
     found = memory_bytes(learned("finetune", "cnn(width=2, depth=1)"))
     assert found.statistics == FLOAT * (2 + 2) + 8  # means, variances, and a count
     assert found.model == FLOAT * (2 * 9 + 2 * 2 + 2 * 10 + 10)
+
+
+def test_a_backbone_that_features_stand_for_counts_as_if_it_were_looked_through():
+    stream = streams.build("split-digits(limit=20, test_limit=10)")
+    model = models.build("cnn(width=2, depth=1)", stream)
+    light, features = featurised(model, stream, keep=False)
+    through, past = Learner(frozen(model)), Learner(light)
+    assert memory_bytes(past) == memory_bytes(through)
+    past.learn(features)
+    assert past.record.cost["model_bytes"] == memory_bytes(through).model

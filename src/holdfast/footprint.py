@@ -13,8 +13,10 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from holdfast.data import Batch
 from holdfast.memory.buffer import Buffer
+from holdfast.memory.columns import Columns
 from holdfast.memory.shares import Shares
 from holdfast.method import Method
+from holdfast.models.frozen import Passed
 from holdfast.models.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -80,8 +82,9 @@ class Footprint:
 def memory_bytes(learner: Learner) -> Footprint:
     """What a learner holds at this moment, byte by byte.
 
-    Of the model and the method, every tensor of their state is counted, in the bytes of its type;
-    plain numbers and the optimizer are not. A tensor that both hold counts as the model's.
+    Of the model and the method, every tensor of their state is counted, in the bytes of its type,
+    and those of a frozen backbone also where cached features stand for it; plain numbers and the
+    optimizer are not. A tensor that both hold counts as the model's.
 
     Example:
         >>> from holdfast import Learner, models, streams
@@ -104,6 +107,9 @@ def memory_bytes(learner: Learner) -> Footprint:
             add("model", parameter)
         for buffer in _own_buffers(part):
             add(kind, buffer)
+        if isinstance(part, Passed):  # what is deployed looks through the backbone itself
+            count["model"] = count.get("model", 0) + part.bytes
+            count["statistics"] = count.get("statistics", 0) + part.statistics
     for method in learner.method.parts():
         uses = any(map(method.overrides, ("predict", "answer", "serving")))
         for part, teaching in _parts(method):
@@ -126,11 +132,7 @@ def memory_bytes(learner: Learner) -> Footprint:
 
 def held(part: nn.Module) -> tuple[int, Batch]:
     """How many examples a store holds, and its columns; none of what is no store."""
-    columns = {
-        name.removeprefix("column_"): tensor
-        for name, tensor in part._buffers.items()
-        if name.startswith("column_") and tensor is not None
-    }
+    columns = part.held if isinstance(part, Columns) else {}
     if not columns:
         return 0, {}
     if isinstance(part, Buffer):

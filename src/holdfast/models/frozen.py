@@ -17,8 +17,10 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from holdfast import cache, checkpoint
+from holdfast.cost import stored_bytes
 from holdfast.data import Table, View
 from holdfast.errors import CheckpointError, UsageError
 from holdfast.models.classifier import Classifier
@@ -53,7 +55,18 @@ class Frozen(nn.Module):
 
 
 class Passed(nn.Identity):
-    """Stands for a frozen backbone that the inputs have been passed through already."""
+    """Stands for a frozen backbone that the inputs have been passed through already.
+
+    Attributes:
+        bytes: Of that backbone, without its statistics of normalisation.
+        statistics: Bytes of these.
+    """
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        norms = (part for part in backbone.modules() if isinstance(part, _NormBase))
+        self.statistics = sum(buffer.nbytes for norm in norms for buffer in norm.buffers())
+        self.bytes = stored_bytes(backbone) - self.statistics
 
 
 def frozen(model: Classifier) -> Classifier:
@@ -141,7 +154,7 @@ def featurised(
             "feature_bytes": passes.bytes,
         },
     )
-    return Classifier(Passed(), model.head), rest
+    return Classifier(Passed(passes.backbone), model.head), rest
 
 
 class _Passes:

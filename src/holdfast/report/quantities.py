@@ -57,6 +57,8 @@ QUANTITIES = (
              "most memory in use: of the process on a CPU, allocated on a GPU"),
     Quantity("method_bytes", "Stored", "bytes", False, _COST,
              "bytes that the method keeps between experiences"),
+    Quantity("deployed_bytes", "Deployed", "bytes", False, _COST,
+             "bytes of the model, of what its predictions need, and of the examples kept"),
     Quantity("feature_seconds", "Features", "seconds", None, _COST,
              "seconds in which a frozen backbone's features were computed once, before training"),
     Quantity("feature_bytes", "Size of features", "bytes", None, _COST,
