@@ -13,6 +13,7 @@ from pathlib import Path
 from holdfast.errors import RunError
 
 VARIABLE = "HOLDFAST_CACHE"
+ELSEWHERE = f"Set {VARIABLE} to a folder that can be written."
 
 
 def root() -> Path:
@@ -21,15 +22,16 @@ def root() -> Path:
 
 
 @contextmanager
-def alone(path: Path, what: str = "models") -> Iterator[None]:
+def alone(path: Path, what: str = "models", remedy: str = ELSEWHERE) -> Iterator[None]:
     """Hold the place of `path` against other processes, waiting for one that builds it.
 
     Args:
         path: What is going to be built.
         what: How a message calls what is kept.
+        remedy: What a message says to do where the folder cannot be written.
 
     Raises:
-        RunError: If the cache cannot be written.
+        RunError: If the folder cannot be written.
     """
     folder = path.parent
     try:
@@ -37,8 +39,7 @@ def alone(path: Path, what: str = "models") -> Iterator[None]:
         lock = open(folder / f".{path.name}.lock", "w")  # noqa: SIM115 (closed below)
     except OSError as error:
         raise RunError(
-            f"Cannot keep {what} in {folder}: {error.strerror or error}. Set {VARIABLE} to a "
-            "folder that can be written."
+            f"Cannot keep {what} in {folder}: {error.strerror or error}. {remedy}"
         ) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -62,8 +63,7 @@ def whole(path: Path) -> Iterator[Path]:
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise RunError(
-            f"Cannot keep a model in {path}: {error.strerror or error}. Set {VARIABLE} to a "
-            "folder that can be written."
+            f"Cannot keep a model in {path}: {error.strerror or error}. {ELSEWHERE}"
         ) from error
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

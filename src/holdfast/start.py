@@ -12,17 +12,14 @@ repeatable as any other; a folder in which it is kept saves the time to make it 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from holdfast import checkpoint
+from holdfast import cache, checkpoint
 from holdfast.config import Config
 from holdfast.learner import Learner, Observer
 from holdfast.method import Method, refuse_unfit
@@ -91,8 +88,8 @@ def begin(
     else:
         given = json.dumps(plain.to_dict(), sort_keys=True).encode()
         name = f"seed{config.seed}-{hashlib.blake2b(given, digest_size=6).hexdigest()}"
-        with _alone(folder / f"{name}.lock"):
-            path = folder / f"{name}.safetensors"
+        path = folder / f"{name}.safetensors"
+        with cache.alone(path, "starts", "Choose another folder for what is compared."):
             if not path.exists():
                 checkpoint.save(path, _trained(plain, stopping))
             state = checkpoint.load(path)
@@ -114,15 +111,3 @@ def _trained(plain: Config, observers: Sequence[Observer]) -> dict[str, Any]:
         "meter": learner.meter.state_dict(),
         "updates": learner.updates,
     }
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Within it no other process works under this lock; waits until that is so."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
