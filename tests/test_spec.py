@@ -140,6 +140,15 @@ def test_none_is_accepted_anywhere_and_anything_where_the_default_is_none() -> N
     }
 
 
+def test_none_is_a_word_where_a_parameter_is_a_word_and_cannot_be_nothing() -> None:
+    def align(how: str = "mean_norm", clip: str | None = "wide") -> None: ...
+
+    assert bind(parse_one("wa(how=none, clip=none)"), align, "method") == {
+        "how": "none",
+        "clip": None,
+    }
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [

@@ -107,6 +107,13 @@ def bind(spec: Spec, build: Callable[..., Any], kind: str) -> dict[str, Any]:
         arguments[name] = value
     for name, value in arguments.items():
         default = parameters[name].default
+        if (
+            value is None
+            and isinstance(default, str)
+            and "None" not in _annotated(parameters[name])
+        ):
+            arguments[name] = "none"  # one of the words that are accepted, or refused with them
+            continue
         if default in (None, inspect.Parameter.empty) or value is None:
             continue
         fits = isinstance(value, type(default)) and isinstance(value, bool) == isinstance(
@@ -120,6 +127,10 @@ def bind(spec: Spec, build: Callable[..., Any], kind: str) -> dict[str, Any]:
                 f"(default {default!r}); given: {value!r}."
             )
     return arguments
+
+
+def _annotated(parameter: inspect.Parameter) -> str:
+    return str(parameter.annotation)
 
 
 def _closing(text: str, whole: str) -> tuple[str, str]:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from holdfast.data import Table
 from holdfast.errors import StreamRefused, UsageError
 from holdfast.method import chain
-from holdfast.methods import ER, LwF
+from holdfast.methods import ER, WA, LwF
 from holdfast.models import build
 from holdfast.stream import Experience
 
@@ -127,6 +127,26 @@ def test_old_classes_are_masked_for_the_streams_rows_only(
     # Without weight on the distillation, what is left is the loss on the labels.
     method = LwF(alpha=0.0, new_classes_only=new_classes_only)
     learned(numbered(), chain(ER(capacity=30), method, watching(loss=loss)))
+    assert any(compared)
+
+
+def test_exemplars_that_are_trained_on_with_the_stream_keep_their_label(
+    numbered, learned, watching
+):
+    """Old rows that a method adds by `select` are the stream's, and of classes that are absent."""
+    compared = []
+
+    def loss(self, learner, batch, outputs, loss):
+        old = batch["y"] < 2 * learner.index
+        hidden = torch.zeros_like(outputs, dtype=torch.bool)
+        hidden[~old, : 2 * learner.index] = True
+        task = F.cross_entropy(outputs.masked_fill(hidden, -torch.inf), batch["y"])
+        torch.testing.assert_close(loss, task)
+        compared.append(bool(old.any()))
+        return loss
+
+    exemplars = WA(exemplars=12, distil=False, align="none", clip_weights=False)
+    learned(numbered(), chain(exemplars, LwF(alpha=0.0), watching(loss=loss)))
     assert any(compared)
 
 

@@ -38,7 +38,8 @@ class LwF(Method):
         temperature: T.
         warmup_epochs: Epochs at the start of an experience that train the head's new rows only.
         new_classes_only: Whether the stream's examples compete among the classes of their
-            experience, and those still to come if the head has them; if not, among all.
+            experience, and those still to come if the head has them; if not, among all, as do
+            exemplars of old classes that another method adds.
         balance: `none`, or `experiences`: in experience n (from 1) the loss is CE / n +
             (1 - 1/n) alpha T^2 KD, so that what was learned weighs by its share, after van de Ven
             and Tolias, "Three scenarios for continual learning" (2019).
@@ -95,7 +96,12 @@ class LwF(Method):
         if not (self.new_classes_only and learner.absent):
             return outputs
         masked = outputs.clone()
-        masked[: learner.stream_rows, learner.absent_logits] = -torch.inf
+        rows = masked[: learner.stream_rows]
+        absent = torch.zeros(masked.shape[1], dtype=torch.bool, device=masked.device)
+        absent[learner.absent_logits] = True
+        labels = batch["y"][: len(rows)].clamp(min=0)
+        kept = absent[labels]  # exemplars that another method's `select` trains on among them
+        rows.masked_fill_(absent & ~kept[:, None], -torch.inf)
         return masked
 
     def loss(self, learner: Learner, batch: Batch, outputs: Tensor, loss: Tensor) -> Tensor:
