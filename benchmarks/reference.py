@@ -9,28 +9,31 @@ What was run is kept in the folder, so a table that was interrupted goes on. A r
 the mean over the seeds lies within two of the published standard deviations, and two points are
 always allowed; where it does not, the table says what was found about the reason.
 
-`--rows` runs only the rows whose name holds one of the texts; `--kept` runs nothing, and tells of
-what the folder holds; `--write` writes docs/reference.md.
+`--rows` runs only the rows whose name holds one of the texts; `--write` records what came out in
+benchmarks/reference.json and writes docs/reference.md of all that is recorded there; `--kept` runs
+nothing, and tells of what is recorded.
 The data come from the folder that HOLDFAST_DATA names.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from holdfast.compare import Comparison, Watcher, compare, grid
 from holdfast.config import Config
-from holdfast.store import Result, Store
+from holdfast.store import Result
 
 AVALANCHE, CO2L = "Avalanche's baselines", "Cha et al., 2021"
 PAGE = Path(__file__).parents[1] / "docs" / "reference.md"
+RECORD = Path(__file__).with_suffix(".json")
 ALLOWED = 2.0
 """Points that any row may be off by."""
 
@@ -238,14 +241,25 @@ def measured(row: Row, seeds: int, jobs: int | None, out: Path) -> Outcome | Non
     return None if found.failures else Outcome(row, [final(result) for result in found.results])
 
 
-def kept(row: Row, out: Path) -> Outcome | None:
-    """What a folder holds of a row; None if nothing."""
-    path = out / row.slug / "results.sqlite"
-    if not path.exists():
-        return None
-    with Store(path, create=False) as store:
-        found = [r for r in store.results() if (r.stream, r.method) == (row.stream, row.method)]
-    return Outcome(row, [final(result) for result in found]) if found else None
+def recorded() -> list[Outcome]:
+    """What earlier runs found, of the rows whose setting is still the same."""
+    known = {entry["key"]: entry["finals"] for entry in json.loads(RECORD.read_text())}
+    return [Outcome(row, known[key(row)]) for row in ROWS if key(row) in known]
+
+
+def record(outcomes: Iterable[Outcome]) -> None:
+    """Put outcomes beside, or in the place of, what is recorded."""
+    everything = {key(o.row): o.finals for o in (*recorded(), *outcomes)}
+    RECORD.write_text(
+        json.dumps([{"key": k, "finals": finals} for k, finals in everything.items()], indent=1)
+        + "\n"
+    )
+
+
+def key(row: Row) -> str:
+    """A row's whole setting: a figure got at another one is not its figure."""
+    told = " ".join(f"{name}={value}" for name, value in sorted(row.setting.items()))
+    return f"{row.name}: {row.stream} {row.method} {told}"
 
 
 HEAD = """# Published figures, run here
@@ -324,22 +338,24 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=None)
     parser.add_argument("--out", type=Path, default=Path("runs/reference"))
-    parser.add_argument("--kept", action="store_true", help="Run nothing; tell what there is.")
-    parser.add_argument("--write", action="store_true", help="Write docs/reference.md.")
+    parser.add_argument("--kept", action="store_true", help="Run nothing; tell what is recorded.")
+    parser.add_argument("--write", action="store_true", help="Record it; write the page.")
     asked = parser.parse_args()
     wanted = [part.lower() for part in asked.rows]
     rows = [r for r in ROWS if not wanted or any(part in r.name.lower() for part in wanted)]
     if not rows:
         parser.error(f"no row holds {asked.rows}; there are: {', '.join(r.name for r in ROWS)}")
     if asked.kept:
-        outcomes = [kept(row, asked.out) for row in rows]
+        done = [outcome for outcome in recorded() if outcome.row in rows]
     else:
         outcomes = [measured(row, asked.seeds, asked.jobs, asked.out) for row in rows]
-    done = [outcome for outcome in outcomes if outcome]
+        done = [outcome for outcome in outcomes if outcome]
     print(table(done))
     print(f"{sum(o.reproduced for o in done)} of {len(rows)} figures are reproduced.")
     if asked.write:
-        PAGE.write_text(HEAD + table(done) + missing([o.row for o in done]))
+        record([] if asked.kept else done)
+        everything = recorded()
+        PAGE.write_text(HEAD + table(everything) + missing([o.row for o in everything]))
     return 0 if len(done) == len(rows) else 1
 
 
