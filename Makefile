@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # One thread a worker: more only make small tensors wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 $(TEST_ARGS)
 
-.PHONY: help setup demo test test-contract test-studies test-data test-slow check format bench bench-speed bench-attach bench-hft bench-merge bench-replay bench-long bench-scale bench-edit bench-reference measured docs-tables studies docs constraints clean
+.PHONY: help setup demo test test-system test-contract test-studies test-data test-slow check format bench bench-speed bench-attach bench-hft bench-merge bench-replay bench-long bench-scale bench-edit bench-reference measured docs-tables studies docs constraints clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -40,8 +40,11 @@ $(STAMP): constraints.txt pyproject.toml
 demo: $(STAMP)  ## Learn the digits with six methods; print a table and write a report
 	@$(BIN)/holdfast demo $(DEMO_ARGS)
 
-test: $(STAMP)  ## Run all tests but those marked contract, study, data or slow
+test: $(STAMP)  ## Run all tests but those marked system, contract, study, data or slow
 	@$(PYTEST)
+
+test-system: $(STAMP)  ## Try whole programs: several processes, interruptions, the browser, the site
+	@$(PYTEST) -m "system and not data and not slow"
 
 test-contract: $(STAMP)  ## Try what every method must keep, on all of them
 	@$(PYTEST) -m "contract and not data and not slow"

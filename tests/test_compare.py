@@ -131,6 +131,7 @@ def test_a_single_runs_folder_is_refused(tmp_path: Path) -> None:
         compare(grid(BASE, ["er"], [0]), tmp_path)
 
 
+@pytest.mark.system
 def test_a_worker_that_the_system_ends_is_reported_and_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,6 +175,7 @@ def interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.system
 @pytest.mark.usefixtures("interruptible")
 def test_interrupted_it_stops_soon_and_goes_on_from_where_it_was(tmp_path: Path) -> None:
     class Interrupt(Told):

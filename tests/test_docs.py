@@ -32,6 +32,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.system
 def test_the_site_has_every_page_and_method(site: Path) -> None:
     pages = {p.relative_to(ROOT / "docs").with_suffix(".html") for p in ROOT.glob("docs/**/*.md")}
     assert [page for page in pages if not (site / page).exists()] == []
@@ -39,6 +40,7 @@ def test_the_site_has_every_page_and_method(site: Path) -> None:
     assert 'href="methods/derpp.html"' in home
 
 
+@pytest.mark.system
 def test_the_site_fetches_nothing_and_draws_formulas_itself(site: Path) -> None:
     page = (site / "methods" / "bic.html").read_text(encoding="utf-8")
     assert "<math" in page
@@ -46,6 +48,7 @@ def test_the_site_fetches_nothing_and_draws_formulas_itself(site: Path) -> None:
     assert re.findall(r'(?:src|href)="https?://[^"]*\.(?:js|css|woff2?)"', page) == []
 
 
+@pytest.mark.system
 def test_the_command_line_has_every_command_with_its_options(site: Path) -> None:
     page = (site / "command-line.html").read_text(encoding="utf-8")
     for command in ("run", "compare", "finetune", "unlearn", "edit", "adapt", "merge", "methods"):

@@ -80,6 +80,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, torch.T
     return found
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("spec", SPECS)
 def test_two_processes_learn_and_remember_what_one_does_with_twice_the_batch(
     spec: str, two: dict[str, dict[str, torch.Tensor]]
@@ -98,6 +99,7 @@ def test_two_processes_learn_and_remember_what_one_does_with_twice_the_batch(
         )
 
 
+@pytest.mark.system
 def test_a_run_in_two_processes_is_written_once_and_goes_on_in_as_many(tmp_path: Path) -> None:
     words = ["run", "split-digits(limit=20, test_limit=10)", "er", "--epochs", "1"]
     out = tmp_path / "run"

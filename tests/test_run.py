@@ -158,6 +158,7 @@ def killed_and_whole(
         yield method, run.read_result(folder / method), run.read_result(folder / f"{method}-whole")
 
 
+@pytest.mark.system
 def test_killed_at_random_steps_a_run_ends_with_the_same_result(tmp_path: Path) -> None:
     for method, killed, whole in killed_and_whole(tmp_path, ["er", "der++", "ncm"], kills=4):
         assert kept(killed) == kept(whole), method

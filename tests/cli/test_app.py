@@ -105,6 +105,7 @@ def test_the_report_can_be_written_again_from_a_folder_and_from_json(
     assert (tmp_path / "else.html").exists()
 
 
+@pytest.mark.system
 def test_compare_shows_every_method_and_can_be_repeated(call: Call, tmp_path: Path) -> None:
     words = [
         "compare",
@@ -141,6 +142,7 @@ def test_the_demo_shows_six_methods_and_how_to_go_on(call: Call, tmp_path: Path)
     assert by_method["finetune"] == pytest.approx(0.2, abs=0.02)  # only the last two of ten classes
 
 
+@pytest.mark.system
 def test_failed_runs_are_listed_at_the_end_with_status_one(call: Call) -> None:
     words = ["compare", "permuted-digits", "wa", "finetune", *FAST, "--experiences", 2]
     result = call(*words, "--out", "o", "--json", "r.json", "--jobs", 1, "--debug")
@@ -356,6 +358,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.system
 def test_killed_and_resumed_a_run_gives_the_same_result(call: Call, tmp_path: Path) -> None:
     settings = ["--epochs", "20", "--checkpoint-every", "7", *FAST]
     words = ["run", "split-digits", "er", *settings, "--out", str(tmp_path / "o")]
@@ -370,6 +373,7 @@ def test_killed_and_resumed_a_run_gives_the_same_result(call: Call, tmp_path: Pa
     assert resumed.record.matrix == whole.record.matrix
 
 
+@pytest.mark.system
 def test_ctrl_c_ends_a_run_calmly_and_says_how_to_go_on(tmp_path: Path) -> None:
     words = ["run", "split-digits", "er", *FAST, "--epochs", "3000", "--out", str(tmp_path / "o")]
     process = command(*words, "--checkpoint-every", "50")
@@ -383,6 +387,7 @@ def test_ctrl_c_ends_a_run_calmly_and_says_how_to_go_on(tmp_path: Path) -> None:
     assert way_on.strip().endswith("--resume")
 
 
+@pytest.mark.system
 def test_a_reader_that_leaves_early_causes_no_noise() -> None:
     process = command("methods")
     assert process.stdout is not None

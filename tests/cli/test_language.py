@@ -50,6 +50,7 @@ def test_a_run_of_language_shows_the_losses_before_and_after(call: Call, folder:
     assert "Loss before and after" in Path("o/report.html").read_text()
 
 
+@pytest.mark.system
 def test_the_demonstration_of_language_compares_four_methods(
     tmp_path: Path,
     folder: Path,

@@ -13,6 +13,8 @@ import pytest
 import torch
 from several_processes import learn
 
+pytestmark = pytest.mark.system
+
 PROCESSES = 2
 
 

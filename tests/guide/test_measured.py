@@ -38,6 +38,7 @@ def test_a_row_of_replay_takes_an_input_and_its_label(command: ModuleType) -> No
     assert command.allowed(streams.build(small)) == 200 * (64 + 8)
 
 
+@pytest.mark.contract
 def test_who_stores_more_for_an_example_holds_fewer(command: ModuleType) -> None:
     bench = command.BENCHES[0]
     arms = {arm.label: arm for arm in command.arms(bench, rows=1437)}

@@ -127,6 +127,7 @@ def test_what_needs_boundaries_is_refused_without_them_and_the_rest_learns(name:
             refuse_unfit(method, stream, model)
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("name", LEARN)
 def test_old_data_are_what_a_method_stores_or_trains_on_again(name: str) -> None:
     old_data = RECORDS[name].needs.old_data
@@ -139,7 +140,7 @@ def test_old_data_are_what_a_method_stores_or_trains_on_again(name: str) -> None
 def stores_inputs(name: str) -> bool:
     """Whether what a method has kept after two experiences holds rows that it was trained on."""
     stream = small_stream("class")
-    extra = {"gdumb": "gdumb(epochs=1)"}
+    extra = {"gdumb": "gdumb(epochs=1)", "ranpac": "ranpac(projections=50)"}
     method = catalogue.build(extra.get(name, name))
     learner = Learner(build("mlp(width=16, depth=1)", stream, seed=0), method, epochs=1, seed=0)
     learner.learn(stream)

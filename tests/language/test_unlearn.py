@@ -118,6 +118,7 @@ def test_saved_logs_stand_for_the_model_that_never_knew(
         prepare(request_of(forget=str(other), reference=logs), CPU)
 
 
+@pytest.mark.system
 def test_one_killed_goes_on_to_the_same_bits_with_its_trajectory_whole(
     full: Request, tmp_path: Path
 ) -> None:

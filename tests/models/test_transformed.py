@@ -273,6 +273,7 @@ class TestTokens:
         assert len(record.matrix) == 3
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("make", [ER, LwF])
 def test_methods_keep_their_contract_on_a_vision_transformer(
     make: Any, monkeypatch: pytest.MonkeyPatch

@@ -103,6 +103,7 @@ def test_a_cache_that_cannot_be_written_is_named(
         zoo.folder(TINY)
 
 
+@pytest.mark.system
 def test_processes_that_ask_at_once_get_one_model(tmp_path: Path) -> None:
     code = (
         "from holdfast.models import zoo\n"

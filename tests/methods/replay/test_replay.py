@@ -210,6 +210,7 @@ def test_images_are_replayed_by_examples(learned, numbered):
     assert len(kept) == 20
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize(
     "arguments",
     [

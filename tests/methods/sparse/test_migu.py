@@ -300,6 +300,7 @@ def masks_of_one(rank, folder, results):
     dist.destroy_process_group()
 
 
+@pytest.mark.system
 def test_processes_average_their_magnitudes_and_mask_alike(tmp_path):
     import torch.multiprocessing as mp
 
