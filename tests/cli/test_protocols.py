@@ -61,6 +61,17 @@ def test_an_aligned_comparison_gives_equal_bytes_and_places(call: Call, tmp_path
     assert (tmp_path / "o/protocol.json").read_bytes() == before
 
 
+def test_it_is_said_where_there_is_room_for_more_examples_than_come(
+    call: Call, tmp_path: Path
+) -> None:
+    words = ["compare", STREAM, "er", "expandable_der", *FAST, "--protocol", "aligned"]
+    shown = call(*words, "--exemplars", 1000, "--seeds", 1, "--out", "o")
+    assert shown.exit_code == 0, shown.output
+    (point,) = protocol(tmp_path / "o")["points"]
+    er = next(one for one in point["methods"] if one["method"] == "er")
+    assert f"{int(er['runs'][0]['examples'])} of {er['exemplars']}" in shown.stdout
+
+
 def test_an_agnostic_comparison_gives_curves_and_areas(call: Call, tmp_path: Path) -> None:
     words = ["compare", STREAM, "er(storage=herding)", "expandable_der", *FAST]
     words += ["--protocol", "agnostic", "--exemplars", 3, "--budget", "0.003,0.006"]

@@ -235,13 +235,21 @@ def _table(outcome: Outcome, place: int) -> Table:
         table.add_row(
             _placed(ranked[method], ranked),
             method,
-            str(by_method[method].exemplars or "-"),
+            _kept(by_method[method].exemplars, [run["examples"] for run in found]),
             f"{interval([run['deployed_bytes'] / MB for run in found])[0]:.3f}",
             Cell("percent", tuple(average[method])).text,
             Cell("percent", tuple(last[method])).text,
             "shared" if found[0]["shared_start"] else "own",
         )
     return table
+
+
+def _kept(room: int | None, held: Sequence[float]) -> str:
+    """How many examples there were, and room for how many, where fewer came or are kept."""
+    if room is None:
+        return "-"
+    most = int(max(held))
+    return str(room) if most >= room else f"{most} of {room}"
 
 
 def _areas_table(areas: dict[str, Any]) -> Table:
