@@ -88,7 +88,12 @@ def adam(lr: float, **setting: Any) -> dict[str, Any]:
 
 
 SIMPLE = {"model": "mlp(width=512, depth=1, dropout=0.5)"}
-MIR = {"model": "mlp(width=400, depth=1, dropout=0.5)", "epochs": 1, "batch_size": 10}
+MIR = {
+    "model": "mlp(width=400, depth=1, dropout=0.5)",
+    "epochs": 1,
+    "batch_size": 10,
+    "inputs": "unit",
+}
 ORDER = "class_order=[4, 1, 7, 5, 3, 9, 0, 8, 6, 2]"
 """Of their single run with seed 0, where the order is not fixed."""
 SUM = (

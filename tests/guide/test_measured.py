@@ -57,6 +57,7 @@ def test_who_stores_more_for_an_example_holds_fewer(command: ModuleType) -> None
     assert learning - {"guard"} <= set(arms)
 
 
+@pytest.mark.contract
 def test_replay_with_the_bytes_of_the_weights_stands_beside_where_data_suffice(
     command: ModuleType,
 ) -> None:

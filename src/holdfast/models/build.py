@@ -46,7 +46,7 @@ def _resnet18(stream: Stream, width: int = 20, blocks: int = 2) -> ResNet18:
     return ResNet18(_channels(stream, "resnet18"), width, blocks)
 
 
-def _cifar_resnet(stream: Stream, depth: int = 20, weights: str = "cifar10") -> Pictures:
+def _cifar_resnet(stream: Stream, depth: int = 20, weights: str | None = "cifar10") -> Pictures:
     if _channels(stream, "cifar_resnet") not in (1, 3):
         raise UsageError(
             f"cifar_resnet takes grey or colour images; those of {stream.name!r} have "
