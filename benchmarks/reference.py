@@ -130,6 +130,9 @@ AVALANCHE_ROWS = (
     Row(
         "Split MNIST 5, tasks known, SI", 97, 0, AVALANCHE, "si(strength=0.5, xi=0.1)",
         "split-mnist(scenario=task, order=natural)", adam(0.001, **MULTI),
+        differs="97 is the paper's figure, which their code is only asked not to fall short of.",
+        reason="There importances are cut off above 0.001, so that weights are held less firmly: "
+        "so cut, ours has 99.1 and 98.5 with the first two seeds.",
     ),
     Row(
         "Split MNIST 5, tasks known, RWalk", 99, 0, AVALANCHE, "rwalk(strength=0.1)",
