@@ -306,9 +306,8 @@ is theirs, of the seed that their tests use. (With the order drawn anew by seed,
 instead of 23.4 ± 0.4, and MIR with a reservoir in place of their class-balanced memory 89.5 ± 1.7.)
 Figures on Rotated MNIST are of two papers, which differ by ten points for one method: that on dark
 experience replay has an MLP of two hidden layers of 100 units, and its public code the rates; that
-on contrastive continual learning, which prints other figures of the first paper beside its own,
-got these itself, with a convolutional network (20 and 50 filters of 5x5, 500 units) and rates of its
-own.
+on contrastive continual learning, which prints other figures of the first paper beside its own, got
+these itself, with a convolutional network (20 and 50 filters of 5x5, 500 units) and its own rates.
 
 """
 COLUMNS = (
