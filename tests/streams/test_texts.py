@@ -15,7 +15,7 @@ from holdfast.data import Table
 from holdfast.errors import DataError, UsageError
 from holdfast.models.sentences import embedded
 from holdfast.streams.outside import OutOfScope
-from holdfast.streams.texts import Texts, topics
+from holdfast.streams.texts import Texts, texts, topics
 
 DOMAINS = {"rain": "weather", "sun": "weather", "lend": "money", "save": "money", "sing": "music"}
 
@@ -83,6 +83,21 @@ def test_by_label_they_split_by_any_number(intents: Texts) -> None:
     assert [len(experience.train) for experience in stream] == [4] * 5
     with pytest.raises(UsageError, match=r"has 3 domains, .* With by=label it splits"):
         topics(intents, "intents", 0, 5, encoder="hashed")
+
+
+def test_classes_may_come_in_a_given_order_after_a_first_experience_of_any_size(
+    intents: Texts,
+) -> None:
+    names = sorted(DOMAINS)  # as the source numbers them
+    asked = {"class_order": [4, 0, 2, 1, 3], "base": 3, "encoder": "hashed"}
+    for stream in (
+        texts(intents, "intents", 0, 3, **asked),
+        topics(intents, "intents", 0, 3, by="label", **asked),
+    ):
+        assert [len(experience.classes) for experience in stream] == [3, 1, 1]
+        assert stream.class_names == tuple(names[c] for c in (4, 0, 2, 1, 3))
+    with pytest.raises(UsageError, match="use them with by=label"):
+        topics(intents, "intents", 0, encoder="hashed", base=2)
 
 
 def test_a_known_task_gives_its_number(intents: Texts) -> None:

@@ -110,6 +110,8 @@ def texts(
     labels: float = 1.0,
     ordered: bool = False,
     evaluations: int | None = None,
+    class_order: list[int] | None = None,
+    base: int | None = None,
 ) -> Stream:
     """The classes of a set of texts arrive in turn.
 
@@ -131,7 +133,7 @@ def texts(
     made = source.source(seed, encoder, inputs, length)
     return split(
         made, name, seed, experiences, scenario, online, order,
-        limit, test_limit, labels, ordered, evaluations,
+        limit, test_limit, labels, ordered, evaluations, class_order, base,
     )  # fmt: skip
 
 
@@ -153,6 +155,8 @@ def topics(
     labels: float = 1.0,
     ordered: bool = False,
     evaluations: int | None = None,
+    class_order: list[int] | None = None,
+    base: int | None = None,
 ) -> Stream:
     """The classes of a set of texts arrive in turn, those of a domain together.
 
@@ -165,7 +169,8 @@ def topics(
         by: `"domain"`, or `"label"`: whatever domain they are of.
         outside: Whether the texts that belong to no class are scored against those that do, after
             each experience (`holdfast.streams.outside`).
-        encoder: As in `texts`, and so are all others.
+        encoder: As in `texts`, and so are all others; an order of classes and a first experience of
+            another size are for `by="label"`.
 
     Raises:
         DataError: If the texts cannot be learned from.
@@ -178,6 +183,11 @@ def topics(
         raise UsageError("outside=true is for scenario=class: a known task leaves nothing outside.")
     if outside and not source.outside:
         raise DataError(f"{source.name!r} has no texts outside its classes.")
+    if by == "domain" and (class_order is not None or base is not None):
+        raise UsageError(
+            "class_order and base say when classes come, and by=domain brings those of a domain "
+            "together: use them with by=label."
+        )
     domains = list(dict.fromkeys(source.domains.values()))
     count = len(domains) if experiences is None else experiences
     if by == "domain" and not 1 <= count <= len(domains):
@@ -188,7 +198,7 @@ def topics(
     made = source.source(seed, encoder, inputs, length)
     drawn = seed if order == "seed" else None
     things = len(domains) if by == "domain" else made.classes
-    parts = evenly(things, count, drawn, made.name)
+    parts = evenly(things, count, drawn, made.name, class_order, base)
     if by == "domain":
         owner = [domains.index(source.domains[label]) for label in made.class_names]
         named = [" and ".join(domains[d] for d in part) for part in parts]
