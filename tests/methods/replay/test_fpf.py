@@ -63,13 +63,14 @@ def test_it_runs_once_after_the_last_experience(numbered, learned):
     assert [note["experience"] for note in notes(learner)] == [2]
 
 
-def test_fine_tuning_is_plain_descent_on_draws_of_the_memory(numbered, learned):
+@pytest.mark.parametrize("clip", [None, 0.05, 1e6])
+def test_fine_tuning_is_plain_descent_on_draws_of_the_memory(numbered, learned, clip):
     class Watched(FPF):
         def finetune(self, learner):
             self.was, self.rng = deepcopy(learner.model), learner.generator.get_state()
             super().finetune(learner)
 
-    method = Watched(capacity=30, iterations=5, batch_size=7, rate=0.3, tune="norm head")
+    method = Watched(capacity=30, iterations=5, batch_size=7, rate=0.3, clip=clip, tune="norm head")
     learner = learned(numbered(), method, model=CNN, epochs=1)
     model, generator = method.was, torch.Generator()
     generator.set_state(method.rng)
@@ -80,9 +81,12 @@ def test_fine_tuning_is_plain_descent_on_draws_of_the_memory(numbered, learned):
         drawn = method.buffer.sample(7, generator)
         loss = F.cross_entropy(model(drawn["x"]), drawn["y"])
         slopes = torch.autograd.grad(loss, trained)
+        length = sum(float(slope.square().sum()) for slope in slopes) ** 0.5
+        shorter = min(1.0, clip / length) if clip else 1.0
+        assert (shorter < 1) == (clip == 0.05)
         with torch.no_grad():
             for weight, slope in zip(trained, slopes, strict=True):
-                weight -= 0.3 * slope
+                weight -= 0.3 * shorter * slope
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(learner.model.state_dict()[name], tensor, msg=name)
 
@@ -321,6 +325,7 @@ def test_a_module_that_there_is_not_is_named_with_the_nearest(numbered, learned)
         {"iterations": 0},
         {"batch_size": 0},
         {"rate": 0},
+        {"clip": 0},
         {"score": "size"},
         {"top": 0},
         {"switches": 0},

@@ -53,6 +53,7 @@ class FPF(Method):
         iterations: Steps of fine-tuning.
         batch_size: Examples a step.
         rate: Of plain gradient descent in these steps.
+        clip: Largest norm of a step's whole gradient in them; None: any.
         tune: What is tuned: `sensitive`; their complement, `insensitive`; as many at `random`;
             `all`; or names of modules and of kinds, such as `"norm head"` or `"convolution-1"`.
         top: How many modules are sensitive; None: those above the geometric mean.
@@ -97,6 +98,7 @@ class FPF(Method):
         iterations: int = 300,
         batch_size: int = 32,
         rate: float = 0.05,
+        clip: float | None = 5.0,
         tune: str = "sensitive",
         top: int | None = None,
         score: Score = "leap",
@@ -107,12 +109,14 @@ class FPF(Method):
         at_least(1, iterations=iterations, batch_size=batch_size, top=top, switches=switches)
         if not rate > 0:
             raise UsageError(f"rate must be above 0; given: {rate}.")
+        if clip is not None and not clip > 0:
+            raise UsageError(f"clip must be above 0, or none; given: {clip}.")
         if score not in get_args(Score):
             raise UsageError(f"score must be 'leap' or 'change'; given: {score!r}.")
         if when not in get_args(When):
             raise UsageError(f"when must be 'end' or 'each'; given: {when!r}.")
         self.capacity, self.iterations, self.batch_size = capacity, iterations, batch_size
-        self.rate, self.tune, self.top = rate, tune, top
+        self.rate, self.clip, self.tune, self.top = rate, clip, tune, top
         self.score, self.switches, self.when = score, switches, when
         self.grouping: Callable[[nn.Module], dict[str, Group]] = by_kind_and_depth
         self.buffer = Buffer(capacity)
@@ -252,6 +256,9 @@ class FPF(Method):
                 loss = self.tuning_loss(learner, replayed)
             gradients = torch.autograd.grad(loss, weights, materialize_grads=True)
             learner.ranks.average(gradients)
+            if self.clip is not None:
+                whole = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+                torch._foreach_mul_(gradients, (self.clip / whole).clamp(max=1.0))
             torch._foreach_add_(moving, gradients, alpha=-self.rate)
 
         learner.meter.apart(update, self.iterations)
@@ -289,6 +296,8 @@ class KFPF(FPF):
         iterations: Steps of each fine-tuning.
         batch_size: Examples a step of it.
         rate: Of plain gradient descent in these steps.
+        clip: As for `FPF`. Logits that were stored long ago are far from those of today, and
+            without a bound the first steps towards them can be too large to come back from.
         tune: What is tuned, as for `FPF`.
         top: As for `FPF`.
         score: As for `FPF`.
@@ -312,13 +321,14 @@ class KFPF(FPF):
         iterations: int = 100,
         batch_size: int = 32,
         rate: float = 0.05,
+        clip: float | None = 5.0,
         tune: str = "sensitive",
         top: int | None = None,
         score: Score = "leap",
         switches: int = 2,
         insert_epochs: int | None = None,
     ) -> None:
-        super().__init__(capacity, iterations, batch_size, rate, tune, top, score, switches)
+        super().__init__(capacity, iterations, batch_size, rate, clip, tune, top, score, switches)
         at_least(1, k=k, every=every, insert_epochs=insert_epochs)
         at_least(0, gamma=gamma)
         self.k, self.every, self.gamma, self.insert_epochs = k, every, gamma, insert_epochs
