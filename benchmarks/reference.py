@@ -77,7 +77,7 @@ class Row:
 
     @property
     def slug(self) -> str:
-        return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
+        return re.sub(r"[^a-z0-9]+", "-", self.name.lower().replace("+", "p")).strip("-")
 
 
 def sgd(lr: float, **setting: Any) -> dict[str, Any]:

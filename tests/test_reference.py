@@ -35,7 +35,7 @@ def test_the_page_is_that_of_the_record(command: ModuleType) -> None:
 
 def test_what_is_recorded_belongs_to_a_row_at_its_present_setting(command: ModuleType) -> None:
     keys = {command.key(row) for row in command.ROWS}
-    assert len(keys) == len({row.name for row in command.ROWS}) == len(command.ROWS)
+    assert len(keys) == len({row.slug for row in command.ROWS}) == len(command.ROWS)
     recorded = [entry["key"] for entry in json.loads(command.RECORD.read_text())]
     assert len(recorded) == len(set(recorded))
     assert set(recorded) <= keys
