@@ -25,8 +25,10 @@ DECISIONS = ("reproduced", "partly", "not reproduced")
 def fill(folder: Path) -> None:
     """Write the page of one study."""
     result = json.loads((folder / "result.json").read_text())
-    verdicts, grids, differs = sections((folder / "report.md").read_text())
-    page = PAGES / f"{result['study']}.md"
+    study = result["study"]
+    report = (folder / "report.md").read_text().replace("](figures/", f"](figures/{study}-")
+    verdicts, grids, differs = sections(report)
+    page = PAGES / f"{study}.md"
     before, found, after = page.read_text().partition(VERDICT)
     words = re.search(r"^## (?!The numbers|Differs)", after, re.MULTILINE)
     if not found or words is None:
@@ -34,8 +36,8 @@ def fill(folder: Path) -> None:
     said = after[words.start() :].partition(NUMBERS)[0]
     page.write_text(f"{before}{VERDICT}\n{verdicts}\n{said}{NUMBERS}\n{grids}\n{DIFFERS}{differs}")
     for figure in (folder / "figures").glob("*.svg"):
-        shutil.copy(figure, PAGES / "figures" / figure.name)
-    count(result["study"], Counter(verdict["decision"] for verdict in result["verdicts"]))
+        shutil.copy(figure, PAGES / "figures" / f"{study}-{figure.name}")
+    count(study, Counter(verdict["decision"] for verdict in result["verdicts"]))
     print(f"{page.name}: {result['seeds']} seeds, {result['minutes']:.0f} minutes of one process")
 
 
