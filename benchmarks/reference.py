@@ -23,7 +23,7 @@ import math
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -176,9 +176,7 @@ AVALANCHE_ROWS = (
 TURNED = "rotated-mnist(experiences=20, angles=drawn, evaluations=1)"
 
 
-def rotated(
-    method: str, lr: float, published: float, deviation: float, name: str, reason: str = ""
-) -> Row:
+def rotated(name: str, method: str, lr: float, published: float, deviation: float) -> Row:
     """A figure of Rotated MNIST, 20 angles, from the paper on dark experience replay.
 
     Settings are those of its public code; figures are its table's, as later papers print it too.
@@ -186,42 +184,44 @@ def rotated(
     return Row(
         f"Rotated MNIST 20, {name}", published, deviation, DER, method, TURNED,
         sgd(lr, model="mlp(width=100, depth=2)", inputs="unit", epochs=1, batch_size=128),
-        reason=reason,
     )  # fmt: skip
 
 
-DER_ROWS = (
-    rotated("er(capacity=200)", 0.2, 85.01, 1.90, "ER, 200 examples"),
-    rotated("er(capacity=500)", 0.2, 88.91, 1.44, "ER, 500 examples"),
-    rotated("der(capacity=200, alpha=1)", 0.2, 90.04, 2.61, "DER, 200 examples"),
-    rotated("der(capacity=500, alpha=0.5)", 0.2, 92.24, 1.12, "DER, 500 examples"),
-    rotated("der++(capacity=200, alpha=1, beta=0.5)", 0.1, 90.43, 1.87, "DER++, 200 examples"),
-    rotated("der++(capacity=500, alpha=0.5, beta=1)", 0.2, 92.77, 1.05, "DER++, 500 examples"),
-    rotated("agem(capacity=200, references=128)", 0.1, 81.91, 0.76, "A-GEM, 200 examples"),
-    rotated("agem(capacity=500, references=128)", 0.3, 80.31, 6.29, "A-GEM, 500 examples"),
-    rotated("si(strength=1, xi=1)", 0.1, 71.91, 5.83, "SI"),
-)
-
-
-def convolved(method: str, lr: float, published: float, deviation: float, name: str) -> Row:
+def convolved(row: Row) -> Row:
     """A figure of the same stream from the paper on contrastive continual learning.
 
     It prints beside them figures of the paper on dark experience replay, but not here: these it got
     itself, with a convolutional network and with rates chosen for it (its section 5.1, appendices
     A.2 and A.3).
     """
-    return Row(
-        f"Rotated MNIST 20, convolutional, {name}", published, deviation, CO2L, method, TURNED,
-        sgd(lr, model="lenet", inputs="unit", epochs=1, batch_size=128),
-        seeds=1,
-    )  # fmt: skip
+    name = row.name.replace("20, ", "20, convolutional, ")
+    return replace(row, name=name, source=CO2L, seeds=1, setting={**row.setting, "model": "lenet"})
 
 
-CO2L_ROWS = (
-    convolved("er(capacity=200)", 0.1, 93.53, 1.15, "ER, 200 examples"),
-    convolved("der(capacity=200, alpha=0.5)", 0.1, 96.43, 0.59, "DER, 200 examples"),
-    convolved("der++(capacity=200, alpha=1, beta=0.5)", 0.1, 95.98, 1.06, "DER++, 200 examples"),
-    convolved("agem(capacity=200, references=128)", 0.1, 89.03, 2.76, "A-GEM, 200 examples"),
+DER_ROWS = (
+    rotated("ER, 200 examples", "er(capacity=200)", 0.2, 85.01, 1.90),
+    rotated("ER, 500 examples", "er(capacity=500)", 0.2, 88.91, 1.44),
+    rotated("DER, 200 examples", "der(capacity=200, alpha=1)", 0.2, 90.04, 2.61),
+    rotated("DER, 500 examples", "der(capacity=500, alpha=0.5)", 0.2, 92.24, 1.12),
+    rotated("DER++, 200 examples", "der++(capacity=200, alpha=1, beta=0.5)", 0.1, 90.43, 1.87),
+    rotated("DER++, 500 examples", "der++(capacity=500, alpha=0.5, beta=1)", 0.2, 92.77, 1.05),
+    rotated("A-GEM, 200 examples", "agem(capacity=200, references=128)", 0.1, 81.91, 0.76),
+    rotated("A-GEM, 500 examples", "agem(capacity=500, references=128)", 0.3, 80.31, 6.29),
+    rotated("SI", "si(strength=1, xi=1)", 0.1, 71.91, 5.83),
+)
+
+CO2L_ROWS = tuple(
+    map(
+        convolved,
+        (
+            rotated("ER, 200 examples", "er(capacity=200)", 0.1, 93.53, 1.15),
+            rotated("DER, 200 examples", "der(capacity=200, alpha=0.5)", 0.1, 96.43, 0.59),
+            rotated(
+                "DER++, 200 examples", "der++(capacity=200, alpha=1, beta=0.5)", 0.1, 95.98, 1.06
+            ),
+            rotated("A-GEM, 200 examples", "agem(capacity=200, references=128)", 0.1, 89.03, 2.76),
+        ),
+    )
 )
 
 ROWS = (*AVALANCHE_ROWS, *DER_ROWS, *CO2L_ROWS)
