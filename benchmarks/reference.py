@@ -183,7 +183,7 @@ def rotated(
 ) -> Row:
     """A figure of Rotated MNIST, 20 angles, from the paper on dark experience replay.
 
-    Settings are those of its public code; figures were read in a later paper's reprint of its table.
+    Settings are those of its public code; figures were read where a later paper reprints them.
     """
     return Row(
         f"Rotated MNIST 20, {name}", published, deviation, DER, method, TURNED,
@@ -322,8 +322,8 @@ Figures on Rotated MNIST are of two papers, which differ by ten points for one m
 experience replay has an MLP of two hidden layers of 100 units, and its public code the rates; that
 on contrastive continual learning, which prints other figures of the first paper beside its own, got
 these itself, with a convolutional network (20 and 50 filters of 5x5, 500 units) and its own rates.
-The first paper's figures were read in a later paper that reprints them. MIR's are of images in 0..1,
-as in that code; with standardised ones it has 82.2 on permuted and 87.6 on split MNIST here.
+The first paper's figures were read in a later paper that reprints them. MIR's are of images in
+0..1, as in that code; with standardised ones it has 82.2 on permuted and 87.6 on split MNIST here.
 
 """
 COLUMNS = (
