@@ -19,6 +19,7 @@ A `Method` overrides only the points of the step that it needs:
     step(learner)                         after the optimizer
     end(learner, experience)              consolidate, store, align
     release(learner)                      take hooks off the model, if training fails before `end`
+    renew(learner)                        make anew what was computed from weights that have moved
     predict(learner, batch, outputs)      route, mask, replace
     serving(learner)                      around use: another adapter, averaged weights
 
@@ -38,6 +39,9 @@ and rows of several tasks may come in one batch. Who calls the model without the
 estimate a Fisher information or to distil, has it as it stands: as the task at hand has it.
 At test time, when predictions count while the model learns, `learner.outputs` are what the latest
 pass answered; a method that answers otherwise puts its own answer there, in `loss`.
+
+Who moves the weights outside of training steps, once other methods have taken what they keep of
+them (class means, say), calls `renew` of all of them.
 """
 
 from __future__ import annotations
@@ -188,6 +192,9 @@ class Method(Remembers):
     takes_unlabelled: ClassVar[bool] = False
     """Whether it is shown a stream's examples without labels too, whose `y` is -100."""
 
+    answers_by_copies: ClassVar[bool] = False
+    """Whether it answers with other weights than those that are trained: with averages of them."""
+
     def __init__(self) -> None:  # without it a method's signature would be nn.Module's *args
         super().__init__()
 
@@ -232,6 +239,8 @@ class Method(Remembers):
     def end(self, learner: Learner, experience: Experience) -> None: ...
 
     def release(self, learner: Learner) -> None: ...
+
+    def renew(self, learner: Learner) -> None: ...
 
     def predict(self, learner: Learner, batch: Batch, outputs: Tensor) -> Tensor:
         return outputs

@@ -63,3 +63,14 @@ def test_what_is_stored_is_restored_into_an_empty_one(generator):
     assert other.counts == shares.counts
     assert torch.equal(other.weights, shares.weights)
     assert all(torch.equal(other.held[name], shares.held[name]) for name in ("x", "y"))
+
+
+def test_draws_are_of_real_rows_each_once():
+    chance = torch.Generator().manual_seed(0)
+    shares = Shares()
+    shares.add({"x": torch.arange(2.0)}, 4, chance)
+    shares.add({"x": torch.arange(10.0, 20.0)}, 4, chance)  # the first part is filled up by copies
+    for count, expected in ((3, 3), (6, 6), (9, 6)):
+        drawn = shares.sample(count, chance)["x"].tolist()
+        assert len(set(drawn)) == len(drawn) == expected
+    assert {0.0, 1.0} < set(drawn)

@@ -80,6 +80,21 @@ def test_what_is_passed_over_is_not_measured(net):
     assert history["head"][0][1] == pytest.approx(0.0, abs=1e-6)
 
 
+def test_nor_between_the_ends_of_tasks(net):
+    dynamics, groups = Dynamics(), by_kind_and_depth(net)
+    dynamics.begin(groups)
+    dynamics.end(groups)
+    shifted(net, linear=1.0)
+    was = [tensor.clone() for tensor in tensors(groups)]
+    shifted(net, linear=7.0, head=7.0)
+    dynamics.pass_over(groups, was)
+    shifted(net, linear=0.5)
+    dynamics.measure(groups, 1)
+    dynamics.end(groups)
+    assert dynamics.scores("change")["linear-1"] == pytest.approx(1.5)
+    assert dynamics.scores("change")["head"] == pytest.approx(0.0, abs=1e-6)
+
+
 def test_frozen_weights_are_not_counted(net):
     net[0].weight.requires_grad_(False)
     dynamics, groups = Dynamics(), by_kind_and_depth(net)
@@ -88,7 +103,10 @@ def test_frozen_weights_are_not_counted(net):
     dynamics.measure(groups, 0)
     assert dynamics.history()["linear-1"][0][1] == pytest.approx(2.0)
     net.requires_grad_(False)
-    assert list(Dynamics().history()) == []
+    still, groups = Dynamics(), by_kind_and_depth(net)
+    still.begin(groups)
+    still.measure(groups, 0)
+    assert list(still.history()) == ["statistics norm-1"], "no weight is trained"
 
 
 def test_the_sensitive_are_above_the_geometric_mean_or_as_many_as_asked():

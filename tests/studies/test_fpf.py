@@ -46,11 +46,18 @@ def test_arms_differ_in_what_their_names_say():
     assert differing("SGD", "ER") == {"method"}
 
 
-def test_whatever_k_is_as_many_steps_are_made_on_the_memory():
-    settings = study.arms("quick")["5-FPF-CE"]
-    for k in (2, 5, 10):
-        method = study._method({**settings, "iterations": 200, "k": k}, Watching())
-        assert method.k * method.iterations == 200
+@pytest.mark.parametrize("epochs", [1, 5])
+@pytest.mark.parametrize("k", [2, 5, 10])
+def test_whatever_k_is_as_many_steps_are_made_on_the_memory(k, epochs):
+    small = {"stream": "split-digits(limit=64, test_limit=20)", "iterations": 40}
+    settings = {**study.arms("quick")["5-FPF-CE"], **small, "k": k, "epochs": epochs}
+    stream = streams.build(settings["stream"], seed=0)
+    found = study.measure(settings, 0)
+    assert found["fine_tunings"] == study.fine_tunings(settings, stream)
+    each = study._method(settings, Watching(), stream).iterations
+    assert 40 - k < each * found["fine_tunings"] <= 40  # in the study's own arms exactly
+    expected = {(2, 5): 2, (5, 5): 4, (10, 5): 8, (2, 1): 2, (5, 1): 4, (10, 1): 7}
+    assert found["fine_tunings"] == expected[k, epochs]
 
 
 def finished(capacity=20):

@@ -40,6 +40,12 @@ class Shares(Columns):
         """Of every row in the mean of its experience; 0 for copies."""
         return self.get_buffer("share")
 
+    def sample(self, count: int, generator: torch.Generator) -> Batch:
+        """Draw rows of all experiences without replacement: `count`, or all if fewer are stored."""
+        rows = self.weights.flatten().nonzero().flatten()
+        drawn = torch.randperm(len(rows), generator=generator, device=generator.device)[:count]
+        return {name: part.flatten(0, 1)[rows[drawn]] for name, part in self.held.items()}
+
     def add(self, batch: Batch, share: int, generator: torch.Generator) -> None:
         """Store another experience, and let every experience have at most `share` rows.
 

@@ -76,8 +76,10 @@ class Dynamics(Remembers):
     def pass_over(self, groups: Mapping[str, Group], was: Sequence[Tensor]) -> None:
         """Leave out what has moved the weights since they were `was`, in the order of `tensors`."""
         named = _flat(groups)
-        held = self.before.get(named)
-        torch._foreach_add_(held, torch._foreach_sub([t for _, t in named], list(was)))
+        away = torch._foreach_sub([t for _, t in named], list(was))
+        for store in (self.before, self.ended):
+            if store:
+                torch._foreach_add_(store.get(named), away)
 
     def history(self) -> dict[str, list[tuple[int, float]]]:
         """Of everything measured, task and D, epoch by epoch."""

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from holdfast.errors import UsageError
 from holdfast.method import chain
 from holdfast.methods import EWC, OnlineEWC
 from holdfast.optim.fisher import fisher_diagonal
@@ -94,6 +95,39 @@ def test_online_ewc_has_one_anchor_and_a_decaying_fisher(numbered, learned, watc
     differences = [difference for _, difference in follower.compared]
     assert differences == pytest.approx([0.0] * len(differences), abs=1e-4)
     assert {index for index, _ in follower.compared} == {0, 1, 2}
+
+
+def test_online_ewc_can_hold_by_the_mean_of_all_importances_each_bounded(
+    numbered, learned, watching
+):
+    seen = []
+
+    def end(self, learner, experience):
+        seen.append([f.clamp(max=0.01) for f in exact_fisher(learner, experience.train).values()])
+
+    method = OnlineEWC(labels="all", average=True, max_importance=0.01)
+    learner = learned(
+        few(numbered()), chain(method, watching(end=end)), model="mlp(width=4, depth=1)", epochs=2
+    )
+    held = method.importance.get(learner.named)
+    for found, *parts in zip(held, *seen, strict=True):
+        torch.testing.assert_close(found, sum(parts) / 3)
+    assert any((f == 0.01).any() for f in seen[0])
+
+
+def test_bounded_importances_sum_up_to_no_more(numbered, learned):
+    method = EWC(labels="all", max_importance=1e-3)
+    learner = learned(few(numbered()), method, model="mlp(width=4, depth=1)", epochs=2)
+    largest = max(float(f.max()) for f in method.importance.get(learner.named))
+    assert 1e-3 < largest <= 3e-3 * (1 + 1e-5), "three experiences"
+
+
+def test_arguments_that_contradict_each_other_are_refused():
+    with pytest.raises(UsageError, match="average does not decay"):
+        OnlineEWC(decay=0.5, average=True)
+    for method in (EWC, OnlineEWC):
+        with pytest.raises(UsageError, match="max_importance must be above 0"):
+            method(max_importance=0.0)
 
 
 @pytest.mark.parametrize("method", [EWC, OnlineEWC])

@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from holdfast import catalogue
+from holdfast import catalogue, streams
 from holdfast.errors import StreamRefused, UsageError
 from holdfast.method import chain
-from holdfast.methods import DER, ER, FPF, KFPF, Finetune
+from holdfast.methods import CLSER, DER, ER, FPF, GEM, KFPF, SCR, BiC, Finetune, ICaRL
+from holdfast.methods.replay.fpf import at_random
 from holdfast.models.groups import Group
 from holdfast.optim.dynamics import sensitive
 
@@ -100,6 +101,34 @@ def test_the_memory_is_that_of_the_method_before_it(numbered, learned, partner):
     assert len(notes(learner)) == 1
 
 
+def test_a_memory_is_found_under_any_name_also_one_by_experience(numbered, learned):
+    for partner, held in ((BiC(capacity=40), "exemplars"), (GEM(capacity=30), "memory")):
+        learner = learned(numbered(), chain(partner, FPF(iterations=2)), model=CNN, epochs=1)
+        fpf = list(learner.method.parts())[1]
+        assert fpf.memory(learner) is getattr(partner, held)
+        assert len(fpf.buffer) == 0
+        assert len(notes(learner)) == 1
+
+
+@pytest.mark.parametrize("kind", [ICaRL, SCR])
+def test_class_means_are_those_of_the_tuned_network(numbered, learned, kind):
+    learner = learned(numbered(), chain(kind(capacity=30), FPF(iterations=20)), model=CNN, epochs=1)
+    method = next(iter(learner.method.parts()))
+    held = method.means.means.clone()
+    method.renew(learner)
+    torch.testing.assert_close(method.means.means, held)
+    learner.method = method  # by itself: means before tuning
+    alone = learned(numbered(), kind(capacity=30), model=CNN, epochs=1)
+    assert not torch.allclose(next(iter(alone.method.parts())).means.means, held)
+
+
+@pytest.mark.parametrize("partner", [lambda: CLSER(), lambda: catalogue.build("packnet")])
+def test_who_answers_with_other_weights_is_refused(learned, partner):
+    stream = streams.build("split-digits(scenario=task, limit=20)")
+    with pytest.raises(UsageError, match="answers with others"):
+        learned(stream, chain(partner(), FPF(iterations=2)))
+
+
 def test_without_one_it_keeps_a_reservoir_of_its_own_in_which_every_example_counts_once(
     numbered, learned
 ):
@@ -152,7 +181,18 @@ def test_what_is_not_sensitive_and_as_many_at_random_can_be_tuned_instead(number
     tuned = {tune: notes(learner)[0]["tuned"] for tune, learner in runs.items()}
     every = ["convolution-1", "norm-1", "convolution-2", "norm-2", "head"]
     assert sorted([*tuned["sensitive"], *tuned["insensitive"]]) == sorted(every)
-    assert len(tuned["sensitive"]) == len(tuned["random"]) == 2
+    assert len(tuned["sensitive"]) == 2
+
+
+def test_at_random_about_as_many_weights_are_tuned():
+    sizes = {"a": 100, "b": 30, "c": 20, "d": 1}
+    groups = {name: Group({"w": nn.Parameter(torch.zeros(size))}) for name, size in sizes.items()}
+    for seed in range(20):
+        found = at_random(groups, 50, seed)
+        order = torch.randperm(4, generator=torch.Generator().manual_seed(seed)).tolist()
+        sums = [sum(list(sizes.values())[p] for p in order[: k + 1]) for k in range(4)]
+        assert abs(sum(sizes[name] for name in found) - 50) == min(abs(s - 50) for s in sums)
+    assert len({tuple(at_random(groups, 50, seed)) for seed in range(20)}) > 3
 
 
 def test_on_a_copy_it_serves_until_training_goes_on(numbered, learned, watching):
@@ -170,16 +210,29 @@ def test_on_a_copy_it_serves_until_training_goes_on(numbered, learned, watching)
     expected = names(each.model, "backbone.1.blocks.5.")
     assert seen == [expected, expected, set()], "the last is tuned in place"
     assert [note["experience"] for note in notes(each)] == [0, 1, 2]
-    started = []
 
-    def begin(self, learner, experience):
-        started.append(learner.model.state_dict()["head.weight"].clone())
 
-    plain = watching(begin=begin)
-    learned(numbered(), chain(FPF(iterations=2, when="each"), plain), model=CNN, epochs=1)
-    tuned, started[:] = list(started), []
-    learned(numbered(), chain(FPF(iterations=2), plain), model=CNN, epochs=1)
-    assert torch.equal(tuned[1], started[1]), "what is learned next begins where training ended"
+def test_tuning_copies_changes_nothing_of_what_is_learned_after(numbered, learned, watching):
+    runs = []
+
+    def batch(self, learner, batch):
+        runs[-1].append(batch["id"].tolist())
+        return batch
+
+    def end(self, learner, experience):  # comes before what FPF does
+        runs[-1].append({n: t.clone() for n, t in learner.model.state_dict().items()})
+
+    for when in ("each", "end"):
+        runs.append([])
+        fpf = FPF(iterations=2, when=when)
+        method = chain(ER(capacity=30), watching(batch=batch, end=end), fpf)
+        learned(numbered(), method, model=CNN, epochs=1)
+    assert len(runs[0]) == len(runs[1]) == 3 * 4 + 3
+    for one, other in zip(*runs, strict=True):
+        if isinstance(one, list):
+            assert one == other
+        else:
+            assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_grouping_of_ones_own_takes_the_place_of_kinds_and_depths(numbered, learned):
@@ -242,6 +295,16 @@ def test_its_own_movement_is_left_out_of_the_scores(numbered, learned):
         histories.append(method.dynamics.history()["head"][1][1])
     # The eighth step of the task is made from other weights, and is still one step.
     assert histories[1] < 3 * histories[0]
+
+
+def test_nor_does_it_count_in_the_distance_between_tasks(numbered, learned):
+    scores = []
+    for rate in (1e-12, 5.0):  # after the first of three tasks
+        method = KFPF(every=8, iterations=20, rate=rate, score="change", clip=None)
+        method.choose = lambda learner: ["head"] if learner.index == 1 else []
+        learned(numbered(), method, model=CNN, epochs=2)
+        scores.append(float(method.dynamics.moves[0][method.dynamics.names.index("head")]))
+    assert scores[1] < 3 * scores[0]
 
 
 def test_distillation_holds_to_the_logits_of_the_pass_in_which_an_example_was_stored(

@@ -82,6 +82,7 @@ class ILoRA(Method):
         keeps=frozenset({"examples", "parameters"}),
     )
     remembers = ("updates",)
+    answers_by_copies = True
     reads_outputs = False
 
     def __init__(

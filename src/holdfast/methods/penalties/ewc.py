@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from holdfast.data import Batch, Table
+from holdfast.errors import UsageError
 from holdfast.losses import quadratic_penalty
 from holdfast.memory.known import inherited
 from holdfast.memory.parameters import ParameterStore
@@ -41,6 +42,11 @@ class EWC(Method):
             data), or `all` classes, exactly.
         examples: Examples of an experience used to estimate it; None: all, or 256 where the model
             itself makes them.
+        max_importance: Larger values of the Fisher information count as this; None: as they are.
+            A bound keeps the step stable whatever the strength.
+
+    Raises:
+        UsageError: If `max_importance` is not above 0.
     """
 
     tags = Tags(
@@ -56,10 +62,15 @@ class EWC(Method):
     starts_plain = True
 
     def __init__(
-        self, strength: float = 10.0, labels: Labels = "sampled", examples: int | None = None
+        self,
+        strength: float = 10.0,
+        labels: Labels = "sampled",
+        examples: int | None = None,
+        max_importance: float | None = None,
     ) -> None:
         super().__init__()
         self.strength, self.labels, self.examples = strength, labels, examples
+        self.max_importance = _above_zero(max_importance)
         self.centre, self.importance = ParameterStore(), ParameterStore()
 
     def loss(self, learner: Learner, batch: Batch, outputs: Tensor, loss: Tensor) -> Tensor:
@@ -80,7 +91,9 @@ class EWC(Method):
 
     def hold(self, learner: Learner, table: Table) -> None:
         """Hold the weights as they are, as firmly as they matter for a table."""
-        new = fisher_diagonal(learner, table, self.labels, self.examples)
+        new = _bounded(
+            fisher_diagonal(learner, table, self.labels, self.examples), self.max_importance
+        )
         old, centre = self.importance.get(learner.named), self.centre.get(learner.named)
         total = torch._foreach_add(old, new)
         share = [torch.where(t > 0, n / t, 1.0) for n, t in zip(new, total, strict=True)]
@@ -94,8 +107,8 @@ class OnlineEWC(Method):
 
         loss = loss(B) + strength / 2 sum_i F_i (theta_i - theta*_i)^2,   F <- decay F + F^t
 
-    with theta* the weights after the latest experience. A pre-trained model is held from the start,
-    as by `EWC`.
+    with theta* the weights after the latest experience; or F the mean of all F^t. A pre-trained
+    model is held from the start, as by `EWC`.
 
     Args:
         strength: Weight of the penalty. The step is stable while learning rate times strength times
@@ -105,6 +118,12 @@ class OnlineEWC(Method):
         labels: Of the Fisher information, as for `EWC`.
         examples: Examples of an experience used to estimate it; None: all, or 256 where the model
             itself makes them.
+        max_importance: As for `EWC`.
+        average: Whether F is the mean over the experiences so far, F <- (t F + F^t) / (t + 1);
+            nothing decays then.
+
+    Raises:
+        UsageError: If `max_importance` is not above 0, or both a decay and the mean are asked for.
     """
 
     tags = Tags(
@@ -116,6 +135,7 @@ class OnlineEWC(Method):
         keeps=frozenset({"parameters"}),
     )
 
+    remembers = ("held",)
     reads_outputs = False
     starts_plain = True
 
@@ -125,9 +145,15 @@ class OnlineEWC(Method):
         decay: float = 1.0,
         labels: Labels = "sampled",
         examples: int | None = None,
+        max_importance: float | None = None,
+        average: bool = False,
     ) -> None:
         super().__init__()
+        if average and decay != 1:
+            raise UsageError(f"An average does not decay: leave out decay={decay}, or average.")
         self.strength, self.decay, self.labels, self.examples = strength, decay, labels, examples
+        self.max_importance, self.average = _above_zero(max_importance), average
+        self.held = 0  # tables
         self.anchor, self.importance = ParameterStore(), ParameterStore()
 
     def loss(self, learner: Learner, batch: Batch, outputs: Tensor, loss: Tensor) -> Tensor:
@@ -148,7 +174,24 @@ class OnlineEWC(Method):
 
     def hold(self, learner: Learner, table: Table) -> None:
         """Hold the weights as they are, as firmly as they matter for a table."""
-        new = fisher_diagonal(learner, table, self.labels, self.examples)
+        new = _bounded(
+            fisher_diagonal(learner, table, self.labels, self.examples), self.max_importance
+        )
         old = self.importance.get(learner.named)
-        self.importance.put(learner.named, torch._foreach_add(new, old, alpha=self.decay))
+        if self.average:
+            merged = torch._foreach_lerp(old, new, 1 / (self.held + 1))
+        else:
+            merged = torch._foreach_add(new, old, alpha=self.decay)
+        self.importance.put(learner.named, merged)
         self.anchor.put(learner.named)
+        self.held += 1
+
+
+def _above_zero(bound: float | None) -> float | None:
+    if bound is not None and not bound > 0:
+        raise UsageError(f"max_importance must be above 0, or none; given: {bound}.")
+    return bound
+
+
+def _bounded(importances: list[Tensor], bound: float | None) -> list[Tensor]:
+    return importances if bound is None else list(torch._foreach_clamp_max(importances, bound))

@@ -73,6 +73,7 @@ class CLSER(Method):
         keeps=frozenset({"examples", "model"}),
     )
     remembers = ("updates",)
+    answers_by_copies = True
 
     def __init__(
         self,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from itertools import accumulate
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 
 from holdfast.data import Batch
 from holdfast.errors import UsageError, at_least
+from holdfast.evaluation import undisturbed
 from holdfast.losses import output_distance
 from holdfast.memory.buffer import Buffer
 from holdfast.memory.parameters import ParameterStore
+from holdfast.memory.shares import Shares
 from holdfast.method import ALL_KINDS, Method, Tags
 from holdfast.models.groups import Group, by_kind_and_depth, chosen
 from holdfast.models.layers import norms
@@ -40,8 +43,9 @@ class FPF(Method):
 
     Only few modules are made anew by every task, mostly normalisations and the last layer; what
     was forgotten is in them, and a small memory is enough to bring them back. A plug-in for the
-    final state of any method: what comes before it in the chain is left as it is. It tunes on the
-    memory of the first method in the chain that has one, or on a reservoir of its own.
+    final state of any method: what comes before it in the chain is left as it is, and only asked to
+    make its class means anew. It tunes on the memory of the first method in the chain that has one,
+    or on a reservoir of its own.
 
     A batch normalisation is one module: its scales, its shifts and its statistics. If it is in S it
     is in training mode, so that its statistics follow the memory; if not, in evaluation mode, so
@@ -54,8 +58,9 @@ class FPF(Method):
         batch_size: Examples a step.
         rate: Of plain gradient descent in these steps.
         clip: Largest norm of a step's whole gradient in them; None: any.
-        tune: What is tuned: `sensitive`; their complement, `insensitive`; as many at `random`;
-            `all`; or names of modules and of kinds, such as `"norm head"` or `"convolution-1"`.
+        tune: What is tuned: `sensitive`; their complement, `insensitive`; modules at `random`
+            that hold about as many weights; `all`; or names of modules and of kinds, such as
+            `"norm head"` or `"convolution-1"`.
         top: How many modules are sensitive; None: those above the geometric mean.
         score: `leap`, as above, or `change`: mean |theta_m at the end of task t + 1 - at the end of
             task t|, which has a unit, and favours what moves far in any case.
@@ -139,6 +144,13 @@ class FPF(Method):
                 f"{type(self).__name__} follows a whole stream, and trains at its end, as in "
                 "holdfast's own loop: another trainer knows neither."
             )
+        for part in learner.method.parts():
+            if part.answers_by_copies or part.overrides("answer"):
+                raise UsageError(
+                    f"{type(self).__name__} tunes the model's own weights, and "
+                    f"{type(part).__name__} answers with others (averages or masks of them): they "
+                    "cannot be chained."
+                )
         groups = self.groups(learner)
         if self.tune not in (*BY_SCORE, "all"):
             chosen(groups, self.tune.split())
@@ -173,11 +185,11 @@ class FPF(Method):
         """Whether scores are needed, and not known yet."""
         return self.tune in BY_SCORE and learner.index <= self.switches
 
-    def memory(self, learner: Learner) -> Buffer:
+    def memory(self, learner: Learner) -> Buffer | Shares:
         """The memory of the first method that has one: its own, if it is the only one."""
         others = (part for part in learner.method.parts() if part is not self)
-        held = (getattr(part, "buffer", None) for part in others)
-        return next((buffer for buffer in held if isinstance(buffer, Buffer)), self.buffer)
+        held = (child for part in others for child in part.children())
+        return next((kept for kept in held if isinstance(kept, Buffer | Shares)), self.buffer)
 
     # What is done.
 
@@ -191,7 +203,10 @@ class FPF(Method):
             if not held:
                 return
             was = [tensor.detach().clone() for _, tensor in held]
-            self.finetune(learner)
+            chance = learner.generator.get_state()
+            with undisturbed(device=learner.device):  # what is learned next draws as without it
+                self.finetune(learner)
+            learner.generator.set_state(chance)
             self.tuned.put(held)
             with torch.no_grad():
                 torch._foreach_copy_([tensor.detach() for _, tensor in held], was)
@@ -230,9 +245,7 @@ class FPF(Method):
         if self.tune == "insensitive":
             return [name for name in groups if name not in found]
         if self.tune == "random":
-            draw = torch.Generator().manual_seed(learner.seed)
-            order = torch.randperm(len(groups), generator=draw)[: len(found)].sort().values
-            return [list(groups)[place] for place in order.tolist()]
+            return at_random(groups, sum(groups[name].weights for name in found), learner.seed)
         return found
 
     def finetune(self, learner: Learner) -> None:
@@ -264,6 +277,8 @@ class FPF(Method):
         learner.meter.apart(update, self.iterations)
         for part, training in modes:
             part.training = training
+        for method in learner.method.parts():
+            method.renew(learner)
         learner.note(
             tuned=names,
             tuned_weights=sum(weight.numel() for weight in weights),
@@ -274,6 +289,15 @@ class FPF(Method):
         """What fine-tuning descends, on examples of the memory."""
         batch = learner.augmented(replayed)
         return learner.objective.loss(learner.objective.forward(learner.model, batch), batch)
+
+
+def at_random(groups: Mapping[str, Group], weights: int, seed: int) -> list[str]:
+    """Of the groups in a random order the first ones, whose weights come nearest to `weights`."""
+    order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed)).tolist()
+    sizes = [group.weights for group in groups.values()]
+    sums = list(accumulate(sizes[place] for place in order))
+    count = min(range(len(sums)), key=lambda k: abs(sums[k] - weights)) + 1
+    return [list(groups)[place] for place in sorted(order[:count])]
 
 
 class KFPF(FPF):
@@ -348,7 +372,7 @@ class KFPF(FPF):
     def batch(self, learner: Learner, batch: Batch) -> Batch:
         return batch
 
-    def memory(self, learner: Learner) -> Buffer:
+    def memory(self, learner: Learner) -> Buffer | Shares:
         return self.buffer
 
     def loss(self, learner: Learner, batch: Batch, outputs: Tensor, loss: Tensor) -> Tensor:

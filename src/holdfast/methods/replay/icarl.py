@@ -93,12 +93,16 @@ class ICaRL(Method):
 
     def end(self, learner: Learner, experience: Experience) -> None:
         keep_herded(self.buffer, learner, experience.train)
-        exemplars = self.buffer.table()
-        assert exemplars is not None
-        self.means.clear()
-        self.means.add(self.unit_features(learner, exemplars), exemplars["y"])
-        self.teacher.take()
         self.between = True
+        self.renew(learner)
+        self.teacher.take()
+
+    def renew(self, learner: Learner) -> None:
+        """The means of the exemplars' classes under the present network."""
+        exemplars = self.buffer.table()
+        if self.between and exemplars is not None:
+            self.means.clear()
+            self.means.add(self.unit_features(learner, exemplars), exemplars["y"])
 
     def predict(self, learner: Learner, batch: Batch, outputs: Tensor) -> Tensor:
         if not self.between:

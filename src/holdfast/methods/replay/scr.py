@@ -151,7 +151,7 @@ class SCR(Method):
         return supervised_contrastive(projected, batch["y"][rows], self.temperature).mean()
 
     def end(self, learner: Learner, experience: Experience) -> None:
-        self.take_means(learner)
+        self.renew(learner)
 
     def release(self, learner: Learner) -> None:
         self.release_hook()
@@ -161,7 +161,7 @@ class SCR(Method):
             self._hook.remove()
         self._hook = None
 
-    def take_means(self, learner: Learner) -> None:
+    def renew(self, learner: Learner) -> None:
         """The means of the memory's classes under the present network."""
         memory = self.buffer.table()
         if memory is not None:
@@ -170,7 +170,7 @@ class SCR(Method):
 
     def serving(self, learner: Learner) -> AbstractContextManager[None]:
         if learner.batches is not None:  # within an experience
-            self.take_means(learner)
+            self.renew(learner)
         return nullcontext()
 
     def predict(self, learner: Learner, batch: Batch, outputs: Tensor) -> Tensor:
