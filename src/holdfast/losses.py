@@ -135,6 +135,19 @@ def supervised_contrastive(
     return -log_chance.sum(1) / alike.sum(1).clamp(min=1)
 
 
+def among_present(
+    outputs: Float[Tensor, "examples classes"], labels: Int[Tensor, " examples"]
+) -> Float[Tensor, "examples classes"]:
+    """Logits with those of classes that no label is of at -1e9: a softmax then leaves them out.
+
+    Example:
+        >>> among_present(torch.zeros(2, 3), torch.tensor([0, 2])).softmax(1).tolist()
+        [[0.5, 0.0, 0.5], [0.5, 0.0, 0.5]]
+    """
+    present = torch.zeros(outputs.shape[1], dtype=torch.bool, device=outputs.device)
+    return outputs.masked_fill(~present.index_fill_(0, labels, True), -1e9)
+
+
 def token_logprobs(
     logits: Float[Tensor, "*tokens vocabulary"], labels: Int[Tensor, "*tokens"]
 ) -> Float[Tensor, "*tokens"]:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import io
-from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from rich.console import Console
 
-from holdfast import models, streams, studies
-from holdfast.data import Table
-from holdfast.learner import Learner, Observer
+from holdfast import streams, studies
 from holdfast.studies import scole
-from holdfast.studies.scole_parts import FrequencyReplay, GroupMasking, SmallConv
+from holdfast.studies.scole_parts import SmallConv
 from holdfast.studies.study import Results
-from holdfast.testing import check_method
 
 
 @pytest.fixture(scope="module")
@@ -79,84 +75,6 @@ def test_tables_and_pictures_are_made_of_what_runs_measure():
 
 
 # Parts.
-
-
-def test_masking_takes_away_the_logits_of_classes_that_are_not_in_the_batch():
-    outputs = torch.arange(8.0).view(2, 4).requires_grad_()
-    seen = GroupMasking().logits(None, {"y": torch.tensor([1, 3])}, outputs)
-    assert seen[:, [1, 3]].tolist() == [[1.0, 3.0], [5.0, 7.0]]
-    assert (seen[:, [0, 2]] == -1e9).all()
-    loss = torch.nn.functional.cross_entropy(seen, torch.tensor([1, 3]))
-    (gradient,) = torch.autograd.grad(loss, outputs)
-    assert (gradient[:, [0, 2]] == 0).all()
-    two_way = torch.nn.functional.cross_entropy(outputs[:, [1, 3]], torch.tensor([0, 1]))
-    assert float(loss.detach()) == pytest.approx(float(two_way.detach()))
-
-
-@pytest.mark.parametrize("make", [GroupMasking, FrequencyReplay])
-def test_the_parts_keep_the_contract_of_methods(make):
-    check_method(make)
-
-
-class Watch(Observer):
-    """The classes that are replayed in each experience."""
-
-    def __init__(self):
-        self.replayed = []
-
-    def on_experience(self, learner):
-        (method,) = learner.method.parts()
-        self.replayed.append(list(method.replayed))
-
-
-def tens(classes: int = 3, rows: int = 40):
-    """One feature; the class is its tens."""
-    y = torch.arange(classes).repeat_interleave(rows)
-    return (10.0 * y[:, None] + torch.rand(len(y), 1), y)
-
-
-def test_replayed_are_classes_in_the_band_that_came_often_enough():
-    # Class 2 comes in experiences 0 to 2 and then never; the others come every time.
-    counts = torch.tensor([[5, 5, 5]] * 3 + [[5, 5, 0]] * 9)
-    stream = streams.occurring(counts, tens(), tens())
-    gone = next(c for c, name in enumerate(stream.class_names) if name == "2")
-    method = FrequencyReplay(per_class=8, low=0.1, high=0.4, trigger=3)
-    watch = Watch()
-    Learner(models.build("mlp(width=4)", stream, seed=0), method).learn(stream, [watch])
-    # Before experience k it was in 3 of k, replays counted: 3/8 is the first share below 0.4.
-    # Replayed then, it was in 4 of 9, in 4 of 10 (which is not above 0.4), and so on.
-    assert watch.replayed == [[]] * 8 + [[gone], [], [gone], []]
-    assert method.visits[str(gone)] == 5
-    assert method.kept(gone)["x"].shape == (8, 1)
-
-
-def test_a_visit_renews_its_share_of_what_is_kept_and_nothing_of_other_classes():
-    counts = torch.tensor([[20, 20, 0]] * 4)
-    stream = streams.occurring(counts, tens(rows=80), tens())
-    method = FrequencyReplay(per_class=20)
-    held = []
-
-    class Keep(Observer):
-        def on_experience(self, learner):
-            held.append({c: method.kept(c)["x"].clone() for c in (0, 1)})
-
-    Learner(models.build("mlp(width=4)", stream, seed=0), method).learn(stream, [Keep()])
-    changed = [int((before[0] != after[0]).any(1).sum()) for before, after in pairwise(held)]
-    assert changed == [20 // 2, 20 // 3, 20 // 4]
-    assert (held[-1][1] // 10).unique().numel() == 1  # of one class alone
-    assert method.kept(2) is None
-
-
-def test_replayed_examples_are_trained_on_beside_the_new_ones():
-    stream = streams.occurring(torch.tensor([[4, 4, 0]] * 2), tens(), tens())
-    learner = Learner(models.build("mlp(width=4)", stream, seed=0), FrequencyReplay(per_class=6))
-    learner.learn(stream)
-    (method,) = learner.method.parts()
-    method.replayed = [0]
-    table = method.select(learner, stream[1].train)
-    assert len(table) == 8 + 6
-    assert isinstance(table, Table)
-    assert table["y"][8:].tolist() == [0] * 6
 
 
 def test_the_small_network_is_the_papers():

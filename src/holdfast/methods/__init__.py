@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from holdfast.methods.bounds.guard import Guard
     from holdfast.methods.bounds.joint import Joint
     from holdfast.methods.correction.bic import BiC
+    from holdfast.methods.correction.group_masking import GroupMasking
     from holdfast.methods.correction.wa import WA
     from holdfast.methods.distillation.lwf import LwF
     from holdfast.methods.editing.ft_l import FTL, FTM
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from holdfast.methods.replay.er import ER
     from holdfast.methods.replay.er_ace import ERACE
     from holdfast.methods.replay.fpf import FPF, KFPF
+    from holdfast.methods.replay.frequency_replay import FrequencyReplay
     from holdfast.methods.replay.gdumb import GDumb
     from holdfast.methods.replay.gss import GSS
     from holdfast.methods.replay.icarl import ICaRL
@@ -147,8 +149,10 @@ __all__ = [
     "ExpertGate",
     "Finetune",
     "FinetuneRetain",
+    "FrequencyReplay",
     "GDumb",
     "GrADS",
+    "GroupMasking",
     "Guard",
     "ICaRL",
     "ILoRA",

@@ -28,12 +28,13 @@ from holdfast import models, streams
 from holdfast.data import Table
 from holdfast.learner import Learner
 from holdfast.method import Method, chain
+from holdfast.methods import FrequencyReplay, GroupMasking
 from holdfast.models.classifier import Classifier, Standardise
 from holdfast.models.heads import LinearHead
 from holdfast.spec import Spec
 from holdfast.stream import Stream
 from holdfast.streams.samplers import entropy
-from holdfast.studies.scole_parts import FrequencyReplay, GroupMasking, SmallConv, probes
+from holdfast.studies.scole_parts import SmallConv, probes
 from holdfast.studies.study import (
     Claim,
     Condition,
@@ -133,7 +134,7 @@ def measure(settings: Settings, seed: int) -> Measured:
     stream = streams.build(settings["stream"], seed=seed)
     parts: list[Method] = []
     if settings["replay"]:
-        parts.append(FrequencyReplay())
+        parts.append(FrequencyReplay(capacity=200 * stream.classes))
     if settings["masked"]:
         parts.append(GroupMasking())
     kind: Any = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[settings["optimizer"]]
