@@ -7,6 +7,7 @@ from torch.distributions import Normal, kl_divergence
 
 from holdfast.bregman import (
     At,
+    BinaryEntropy,
     BregmanPenalty,
     GaussianLogPartition,
     NegativeEntropy,
@@ -47,6 +48,19 @@ def test_a_zero_chance_costs_nothing_and_its_gradient_is_a_number():
     expected = 0.3 * torch.log(0.3 / q[1]) + 0.7 * torch.log(0.7 / q[2])
     torch.testing.assert_close(found.detach(), expected)
     torch.testing.assert_close(outputs.grad, q - p.exp())
+
+
+def test_binary_entropy_is_as_defined_on_chances_and_takes_certain_ones():
+    p, q = drawn(0, 5, 4).sigmoid(), drawn(1, 5, 4).sigmoid()
+    found = BinaryEntropy().divergence(p.logit(), q.logit())
+    torch.testing.assert_close(found, defined(BinaryEntropy(), p, q, torch.logit))
+    certain = torch.tensor([torch.inf, -torch.inf], dtype=torch.float64)
+    outputs = drawn(2, 2).requires_grad_()
+    found = BinaryEntropy().divergence(certain, outputs)
+    found.backward()
+    q = outputs.detach().sigmoid()
+    torch.testing.assert_close(found.detach(), -q[0].log() - (1 - q[1]).log())
+    torch.testing.assert_close(outputs.grad, q - torch.tensor([1.0, 0.0], dtype=torch.float64))
 
 
 def test_squared_length_is_as_defined():

@@ -27,7 +27,8 @@ PLAIN = FLOAT * (64 * 8 + 8 + 8 * 10 + 10)
 @pytest.mark.parametrize(
     "method",
     ["finetune", "er(20)", "gem(20)", "icarl(20)", "bic(20)", "wa(20)", "ewc", "lwf", "der++(20)",
-     "expandable_der(20)", "memo(20)", "ncm", "cls_er(20)", "agem"],
+     "expandable_der(20)", "memo(20)", "ncm", "cls_er(20)", "agem", "fpf(20, iterations=2)",
+     "expert_gate(epochs=1)", "expert_gate(features=backbone, epochs=1)"],
 )  # fmt: skip
 def test_every_byte_of_state_is_counted_once(method):
     learner = learned(method, "cnn(width=2)")
@@ -65,6 +66,14 @@ def test_a_teacher_and_importances_are_not_deployed():
 def test_what_predictions_need_is_deployed():
     means = memory_bytes(learned("icarl(capacity=20)"))
     assert means.use == FLOAT * (10 * 8 + 10)
+    described = memory_bytes(learned("expert_gate(features=backbone, code=3, epochs=1)"))
+    grown = [FLOAT * (64 * 8 + 8 + 9 * classes) for classes in (2, 4, 6, 8, 10)]  # with the head
+    autoencoders, standardised = 5 * FLOAT * (9 * 3 + 4 * 8), FLOAT * 2 * 8
+    assert described.teachers == 0
+    assert described.use == sum(grown) + grown[0] + autoencoders + standardised
+    watched = memory_bytes(learned("fpf(20, iterations=2)"))
+    assert watched.use == 0
+    assert watched.learning > 0
     correction = memory_bytes(learned("bic(capacity=20)"))
     assert correction.use == 2 * FLOAT
 

@@ -75,6 +75,12 @@ def test_sizes_are_those_of_the_trained_models(sizes):
         assert cost["deployed_bytes"] - cost["example_bytes"] == sizes.after(method, sizes.model)
 
 
+@pytest.mark.parametrize("method", ["expert_gate", "er+ewc+expert_gate"])
+def test_a_method_whose_size_is_not_known_beforehand_is_refused(sizes, method):
+    with pytest.raises(UsageError, match="ExpertGate takes on what its predictions need"):
+        aligned(sizes, ["er", method], exemplars=20)
+
+
 def test_only_models_that_take_on_more_than_rows_of_the_head_grow(sizes):
     grown = {m: sizes.grows(m) for m in ("er", "icarl", "bic", "wa", "expandable_der", "memo")}
     assert [m for m, grows in grown.items() if grows] == ["expandable_der", "memo"]

@@ -53,6 +53,14 @@ def test_words_are_strings_and_true_false_none_are_not() -> None:
     assert spec.named == {"storage": "herding", "a": True, "b": False, "c": None, "d": "none"}
 
 
+def test_words_that_python_keeps_for_itself_are_words() -> None:
+    (spec,) = parse("split-digits(scenario=class, limit=60, of=[class, in, none])")
+    assert spec.named == {"scenario": "class", "limit": 60, "of": ["class", "in", None]}
+    assert parse(str(spec)) == [spec]
+    with pytest.raises(UsageError, match="Cannot read the arguments"):
+        parse("a(class=3)")
+
+
 def test_fractions_are_numbers() -> None:
     spec = parse_one("dmt(k=1/256, share=-1/4, both=[1])")
     assert spec.named == {"k": 1 / 256, "share": -0.25, "both": [1]}

@@ -13,7 +13,7 @@ from holdfast.errors import UsageError
 from holdfast.learner import Learner
 from holdfast.losses import entropy
 from holdfast.method import Method
-from holdfast.methods import DER, ER, EWC, L2, MAS, SI, DERpp, LwF, OnlineEWC, RWalk
+from holdfast.methods import DER, ER, EWC, L2, MAS, SI, DERpp, ICaRL, LwF, OnlineEWC, RWalk
 from holdfast.models import build
 from holdfast.testing import check_method, small_stream
 from holdfast.unified import Unified
@@ -200,6 +200,31 @@ def test_fdr_is_the_squared_distance_of_probabilities():
         strict=True,
     ):
         torch.testing.assert_close(one, other, **CLOSE)
+
+
+def test_fdr_counts_chances_of_zero_also_where_no_memory_knows_the_class():
+    outputs = torch.randn(3, 5, dtype=torch.float64)
+    stored = torch.randn(3, 4, dtype=torch.float64)
+    found = unified.fdr()(At(outputs, {"outputs": stored}))
+    then = F.pad(stored.softmax(1), (0, 1))
+    torch.testing.assert_close(found, (outputs.softmax(1) - then).square().sum(1).mean(), **CLOSE)
+
+
+@pytest.mark.parametrize("experiences", [0, 2])
+def test_icarl_is_a_divergence_of_each_class_by_itself(experiences):
+    learner, batch = met(ICaRL(capacity=20), experiences=experiences)
+    method, forward = learner.method, learner.objective.forward
+    outputs, loss = terms(learner, batch)
+    direct = method.loss(learner, batch, outputs, loss)
+    teacher = (lambda rows: method.teacher.outputs(forward, rows)) if experiences else None
+    penalty = unified.icarl(teacher, learner.absent_logits, learner.known)
+    outputs, _ = terms(learner, batch)
+    found, expected = graded(learner, penalty(At(outputs, batch))), graded(learner, direct)
+    own = torch.zeros((), dtype=torch.float64)
+    if teacher:  # iCaRL descends the cross-entropy: the divergence and the aims' own entropy
+        chance = teacher(batch)[:, learner.absent_logits].sigmoid()
+        own = -(chance * chance.log() + (1 - chance) * (1 - chance).log()).sum(1).mean()
+    same([expected[0] - own, *expected[1:]], found)
 
 
 def test_cpr_takes_the_entropy_off_the_loss():

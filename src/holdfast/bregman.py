@@ -16,7 +16,8 @@ continual learning differ in Phi, in the targets and in which of the two is p:
 | DER | logits | squared length | now | stored |
 | DER++ | both of these | | | |
 | FDR | class probabilities | squared length | now | stored |
-| LwF, iCaRL | softened probabilities | negative entropy | the teacher's | now |
+| LwF | softened probabilities | negative entropy | the teacher's | now |
+| iCaRL | chances of every class | negative entropy of each | labels, the teacher's | now |
 | CPR | class probabilities | negative entropy | now | uniform |
 | L2, EWC, SI, MAS, RWalk | weights | quadratic form | now | old |
 | VCL | natural parameters | Gaussian log-partition | old | now |
@@ -28,7 +29,9 @@ Source: Wang, Li, Shao and Huang, "A unified and general framework for continual
 Differs from the paper: it writes all of them as D(now, target). That is not the cross-entropy to
 one-hot labels, which it would make infinite, nor the divergence from a teacher, nor variational
 learning's KL(now, old) in natural parameters: in these the target comes first (or, which is the
-same, Phi is exchanged for its conjugate).
+same, Phi is exchanged for its conjugate). Variational learning's other part, the loss expected
+under the posterior, is not built here, and neither are projections of gradients, which the paper
+names as a limit of an ever larger weight.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -82,6 +86,31 @@ class NegativeEntropy:
         chance = p.exp()
         ratio = (p - q).masked_fill(p == -torch.inf, 0.0)
         return (chance * ratio - chance + q.exp()).sum(-1)
+
+
+@dataclass(frozen=True)
+class BinaryEntropy:
+    """Phi(p) = sum p log p + (1 - p) log(1 - p) on chances of their own, told by their logits: D is
+    the sum of the classes' KL divergences.
+
+    Chances may be 0 or 1 in p: logits of minus or plus infinity.
+
+    Example:
+        >>> p = torch.tensor([torch.inf, -torch.inf])
+        >>> round(float(BinaryEntropy().divergence(p, torch.zeros(2))), 4)  # 2 log 2
+        1.3863
+    """
+
+    def value(self, point: Float[Tensor, "*points width"]) -> Float[Tensor, "*points"]:
+        chance, other = point.sigmoid(), (-point).sigmoid()
+        both: Tensor = torch.special.xlogy(chance, chance) + torch.special.xlogy(other, other)
+        return both.sum(-1)
+
+    def divergence(
+        self, p: Float[Tensor, "*points width"], q: Float[Tensor, "*points width"]
+    ) -> Float[Tensor, "*points"]:
+        cross = F.binary_cross_entropy_with_logits(q, p.sigmoid(), reduction="none")
+        return self.value(p) + cross.sum(-1)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from holdfast.memory.columns import Columns
 from holdfast.memory.shares import Shares
 from holdfast.method import Method
 from holdfast.models.frozen import Passed
-from holdfast.models.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from holdfast.learner import Learner
@@ -112,7 +111,7 @@ def memory_bytes(learner: Learner) -> Footprint:
             count["statistics"] = count.get("statistics", 0) + part.statistics
     for method in learner.method.parts():
         uses = any(map(method.overrides, ("predict", "answer", "serving")))
-        for part, teaching in _parts(method):
+        for part, kept_for in _parts(method, "use" if uses else "learning"):
             rows, columns = held(part)
             for name, column in columns.items():
                 inputs = _bytes_a_row(part, column) * rows if name in _INPUTS else 0
@@ -121,12 +120,8 @@ def memory_bytes(learner: Learner) -> Footprint:
                 count["labels"] = count.get("labels", 0) + column.nbytes - inputs
             count["stored"] = count.get("stored", 0) + rows
             for tensor in (*part.parameters(recurse=False), *_own_buffers(part)):
-                if teaching:
-                    add("teachers", tensor)
-                elif columns or not tensor.is_floating_point():
-                    add("labels", tensor)
-                else:
-                    add("use" if uses else "learning", tensor)
+                beside = columns or not tensor.is_floating_point()
+                add("labels" if beside and kept_for != "teachers" else kept_for, tensor)
     return Footprint(**count)
 
 
@@ -164,13 +159,13 @@ def worth_in_examples(parameters: int, shape: tuple[int, ...]) -> float:
     return torch.float32.itemsize * parameters / math.prod(shape)
 
 
-def _parts(module: nn.Module, teaching: bool = False) -> Iterator[tuple[nn.Module, bool]]:
-    """All modules of a method, and whether each is of a copy of the model."""
-    teaching = teaching or isinstance(module, Snapshot)
-    yield module, teaching
+def _parts(module: nn.Module, kept_for: str) -> Iterator[tuple[nn.Module, str]]:
+    """All modules of a method, and what each is kept for: as it says itself, or as its parent."""
+    kept_for = getattr(module, "kept_for", kept_for)
+    yield module, kept_for
     for child in module.children():
         if not isinstance(child, Method):
-            yield from _parts(child, teaching)
+            yield from _parts(child, kept_for)
 
 
 def _own_buffers(part: nn.Module) -> Iterator[Tensor]:

@@ -189,6 +189,10 @@ class Method(Remembers):
     """Whether its first experience is plain training, and all that it keeps of it is taken at the
     end: it can then start from a model that has been through that experience already."""
 
+    size_known: ClassVar[bool] = True
+    """Whether all that it deploys, examples apart, is there once `expand` has been called, so that
+    a protocol of equal memory can tell its size before it is trained."""
+
     takes_unlabelled: ClassVar[bool] = False
     """Whether it is shown a stream's examples without labels too, whose `y` is -100."""
 

@@ -109,6 +109,12 @@ class Sizes:
 def _grown(config: Config) -> tuple[int, int]:
     """Bytes deployed after the first and after the last experience, examples apart."""
     learner, stream = build(config)
+    late = [type(part).__name__ for part in learner.method.parts() if not part.size_known]
+    if late:
+        raise UsageError(
+            f"{late[0]} takes on what its predictions need while it learns, so that its size is "
+            "not known beforehand, and no budget can be shared out with it: leave it out."
+        )
     learner.start(stream)
     found = []
     with learner.chance.mine():

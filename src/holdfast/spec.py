@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import keyword
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -24,6 +25,9 @@ from holdfast.errors import UsageError, unknown
 _NAME = re.compile(r"[A-Za-z][\w-]*(?:\+\+)?")
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 _WORDS = {"true": True, "false": False, "none": None}
+_KEYWORDS = "|".join(word for word in keyword.kwlist if word.islower())  # not None, True, False
+_KEYWORD = re.compile(rf"(?:(?<=[=,[])|^)(\s*)({_KEYWORDS})(?=\s*(?:[],]|$))")
+"""A word that Python keeps for itself, standing where a value does."""
 
 
 @dataclass(frozen=True)
@@ -153,11 +157,14 @@ def _closing(text: str, whole: str) -> tuple[str, str]:
 
 def _arguments(inside: str, whole: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
     try:
-        call = ast.parse(f"f({inside})", mode="eval").body
-    except (SyntaxError, ValueError) as error:  # ValueError: a null byte
-        raise UsageError(f"Cannot read the arguments ({inside}) in {whole!r}.") from error
+        call = _call(inside)
+    except (SyntaxError, ValueError):  # ValueError: a null byte
+        try:
+            call = _call(_KEYWORD.sub(r"\1'\2'", inside))  # `scenario=class`
+        except (SyntaxError, ValueError) as error:
+            raise UsageError(f"Cannot read the arguments ({inside}) in {whole!r}.") from error
     assert isinstance(call, ast.Call)
-    names = [keyword.arg for keyword in call.keywords]
+    names = [given.arg for given in call.keywords]
     if None in names:
         raise UsageError(f"'**' in {whole!r} is not read; accepted: key=value.")
     twice = [name for name in names if names.count(name) > 1]
@@ -165,8 +172,12 @@ def _arguments(inside: str, whole: str) -> tuple[tuple[Any, ...], dict[str, Any]
         raise UsageError(f"{whole!r} gives {twice[0]!r} twice.")
     return (
         tuple(_value(node, whole) for node in call.args),
-        {str(keyword.arg): _value(keyword.value, whole) for keyword in call.keywords},
+        {str(given.arg): _value(given.value, whole) for given in call.keywords},
     )
+
+
+def _call(inside: str) -> ast.expr:
+    return ast.parse(f"f({inside})", mode="eval").body
 
 
 def _value(node: ast.expr, whole: str) -> Any:

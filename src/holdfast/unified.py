@@ -24,6 +24,7 @@ from torch import Tensor
 
 from holdfast.bregman import (
     At,
+    BinaryEntropy,
     BregmanPenalty,
     GaussianLogPartition,
     NegativeEntropy,
@@ -104,6 +105,8 @@ def fdr(weight: float = 1.0) -> BregmanPenalty:
 
     def stored(at: At) -> Tensor:
         held = at.batch[STORED]
+        grown = at.outputs.shape[-1] - held.shape[-1]
+        held = F.pad(held, (0, max(0, grown)), value=torch.nan)
         return held.masked_fill(held.isnan(), -torch.inf).softmax(-1)
 
     return BregmanPenalty(probabilities, SquaredLength(), stored, weight)
@@ -115,7 +118,7 @@ def distilled(
     temperature: float = 2.0,
     classes: Any = None,
 ) -> BregmanPenalty:
-    """LwF and iCaRL: T^2 KL(teacher, now) of softened probabilities.
+    """LwF: T^2 KL(teacher, now) of softened probabilities.
 
     Args:
         teacher: From a batch to an old model's logits.
@@ -130,6 +133,29 @@ def distilled(
         lambda at: space.of(teacher(at.batch)),
         weight * temperature**2,
         target_first=True,
+    )
+
+
+def icarl(teacher: Callable[[Batch], Tensor] | None, old: Any, known: int) -> BregmanPenalty:
+    """iCaRL, in place of the loss: of each class by itself, KL(aim, now) of its chance.
+
+    Aimed at are labels, and for old classes the teacher's chances.
+
+    Args:
+        teacher: From a batch to an old model's logits; None: there is none yet.
+        old: Columns of the old classes.
+        known: Classes so far, the first columns.
+    """
+
+    def aims(at: At) -> Tensor:
+        aimed = torch.where(F.one_hot(at.batch["y"], known).bool(), torch.inf, -torch.inf)
+        aimed = aimed.to(at.outputs.dtype)
+        if teacher is not None:
+            aimed[:, old] = teacher(at.batch)[:, old]
+        return aimed
+
+    return BregmanPenalty(
+        lambda at: at.outputs[:, :known], BinaryEntropy(), aims, target_first=True
     )
 
 

@@ -54,6 +54,19 @@ def test_corruptions_change_the_training_images_of_each_experience(source) -> No
         assert torch.equal(a.test["x"], b.test["x"])
 
 
+def test_a_corruptions_severity_can_be_drawn_for_each_experience(source):
+    plain, drawn = (
+        recurring(source, "s", 0, experiences=60, limit=4, severity=severity)
+        for severity in (0, -1)
+    )
+    same = sum(
+        torch.equal(one.train["x"], other.train["x"])
+        for one, other in zip(plain, drawn, strict=True)
+    )
+    # A fifth has none: 12, with a deviation of 3.1; the weakest may leave an image as it is.
+    assert 2 <= same <= 30
+
+
 def test_rehearsed_tasks_are_those_of_the_matrix(source) -> None:
     stream = rehearsed(source, "r", 0, 4, "uniform", 0.6, limit=100)
     assert [len(e.train) for e in stream] == [100, 160, 160, 160]
@@ -124,7 +137,11 @@ def test_what_cannot_be_is_refused_saying_what_is_accepted(source) -> None:
             {"decrease": 2.0, "sampler": "cyclic"},
             "decrease must be 0 or more, and is for",
         ),
-        (recurring, {"severity": 6}, "severity must be a whole number from 0 to 5; given: 6"),
+        (
+            recurring,
+            {"severity": 6},
+            "severity must be a whole number from 0 to 5, or -1, .*; given: 6",
+        ),
         (recurring, {"replaced": 1.5}, "replaced must be a share from 0 to 1"),
         (recurring, {"damping": 0.5}, "damping must be at least 1"),
         (recurring, {"evaluations": 0}, "evaluations must be at least 1; given: 0"),

@@ -67,6 +67,16 @@ def test_a_fixed_order_goes_through_all_subsets_again_and_again(given) -> None:
     assert all(torch.equal(a, b) for a, b in zip(drawn, drawn[45:], strict=False))
 
 
+def test_an_order_that_does_not_get_through_prefers_no_class(given) -> None:
+    few = replace(given, classes=20, size=3, replaced=0.0, experiences=400)  # of 1,140
+    drawn = SAMPLERS["cyclic"](few)
+    assert len({tuple(m.tolist()) for m in drawn}) == 400
+    visits = torch.cat(drawn).bincount(minlength=20)
+    assert visits.min() > 60 - 4.5 * 60**0.5, "sixty each; in the order of counting the last: six"
+    with pytest.raises(UsageError, match="up to 1,000,000"):
+        SAMPLERS["cyclic"](replace(given, classes=100, size=10))
+
+
 def test_in_a_fixed_order_classes_give_way_as_often_as_asked(given) -> None:
     drawn = SAMPLERS["cyclic"](replace(given, replaced=0.25))
     fixed = list(combinations(range(10), 2))

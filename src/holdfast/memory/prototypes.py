@@ -48,7 +48,7 @@ class Prototypes(Remembers):
         """Let examples count towards the means of their classes."""
         if self.normalise:
             features = F.normalize(features)
-        self.sums.index_add_(0, labels, features)
+        self.sums.index_add_(0, labels, features.to(self.sums.dtype))
         self.counts.index_add_(0, labels, torch.ones_like(labels, dtype=self.counts.dtype))
 
     def clear(self) -> None:
@@ -62,5 +62,7 @@ class Prototypes(Remembers):
         """Negative squared distance to every mean; minus infinity for a class without examples."""
         if self.normalise:
             features = F.normalize(features)
-        distances = torch.cdist(features, self.means, compute_mode="donot_use_mm_for_euclid_dist")
+        distances = torch.cdist(
+            features.to(self.sums.dtype), self.means, compute_mode="donot_use_mm_for_euclid_dist"
+        )
         return (-distances.square()).masked_fill(self.counts == 0, -torch.inf)

@@ -23,15 +23,14 @@ class Autoencoders(Remembers):
     for z from 0 to 1. All lie in one tensor, so that an example is shown to all at once.
 
     Args:
-        code: Hidden units, fewer than numbers in z.
         epochs: Passes over the examples of each.
         rate: Learning rate of Adagrad.
 
     Example:
         >>> generator = torch.Generator().manual_seed(0)
-        >>> bank = Autoencoders(code=2, epochs=40, rate=0.1)
+        >>> bank = Autoencoders(epochs=40, rate=0.1)
         >>> low, high = torch.full((100, 6), 0.2), torch.full((100, 6), 0.9)
-        >>> bank.learn(low, generator), bank.learn(high, generator)
+        >>> bank.learn(low, 2, generator), bank.learn(high, 2, generator)
         (None, None)
         >>> bank.errors(torch.full((1, 6), 0.8)).argmin(1).tolist()
         [1]
@@ -40,21 +39,29 @@ class Autoencoders(Remembers):
     inward: Tensor | None
     outward: Tensor | None
 
-    def __init__(self, code: int, epochs: int, rate: float) -> None:
+    def __init__(self, epochs: int, rate: float) -> None:
         super().__init__()
-        self.code, self.epochs, self.rate = code, epochs, rate
+        self.epochs, self.rate = epochs, rate
         self.register_buffer("inward", None)  # [autoencoders, numbers + 1, code]: W, b
         self.register_buffer("outward", None)  # [autoencoders, code + 1, numbers]: V, c
 
     def __len__(self) -> int:
         return 0 if self.inward is None else len(self.inward)
 
-    def learn(self, z: Float[Tensor, "examples numbers"], generator: torch.Generator) -> None:
-        """Train one more autoencoder."""
+    def learn(
+        self, z: Float[Tensor, "examples numbers"], code: int, generator: torch.Generator
+    ) -> None:
+        """Train one more autoencoder.
+
+        Args:
+            z: What it is to reconstruct.
+            code: Hidden units, fewer than numbers in z, and as many as the others have.
+            generator: Draws its first weights and the order of the examples.
+        """
         numbers = z.shape[1]
         weights = [
-            _drawn(numbers, self.code, generator).requires_grad_(),
-            _drawn(self.code, numbers, generator).requires_grad_(),
+            _drawn(numbers, code, generator).requires_grad_(),
+            _drawn(code, numbers, generator).requires_grad_(),
         ]
         optimizer = torch.optim.Adagrad(weights, lr=self.rate)
         for _ in range(self.epochs):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +22,15 @@ class Snapshot(nn.Module):
     Args:
         like: Answers with the model that will be copied; needed to rebuild the copy when a
             checkpoint is loaded.
+        kept_for: What it counts as in a footprint: `"teachers"`, or `"use"` where predictions need
+            it.
     """
 
-    def __init__(self, like: Callable[[], nn.Module]) -> None:
+    def __init__(
+        self, like: Callable[[], nn.Module], kept_for: Literal["teachers", "use"] = "teachers"
+    ) -> None:
         super().__init__()
-        self._like = like
+        self._like, self.kept_for = like, kept_for
         self.model: nn.Module | None = None
 
     @property

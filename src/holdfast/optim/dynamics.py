@@ -42,6 +42,7 @@ class Dynamics(Remembers):
     """
 
     remembers = ("names", "tasks")
+    kept_for = "learning"
     changes: Tensor | None
     moves: Tensor | None
 

@@ -79,7 +79,8 @@ def recurring(
         damping: A class's probability is divided by it after a visit (`damped`).
         replaced: Chance that a class gives way to another (`cyclic`).
         meeting: Share of the subsets that may come (`restricted`).
-        severity: Of the corruption, drawn for each experience, of its training images; 0: none.
+        severity: Of the corruption, drawn for each experience, of its training images; 0: none;
+            -1: drawn too, from 0 to 4.
         labels: Share of the training examples that have a label.
         ordered: Whether examples come in one random order, by seed, in every epoch.
         evaluations: How often everything is scored, evenly spread; None: after each experience.
@@ -304,17 +305,25 @@ def _corruptions(
     source: Source, severity: int, experiences: int, seed: int
 ) -> Callable[[int, Tensor], Tensor] | None:
     """A corruption for each experience, by seed."""
-    if isinstance(severity, bool) or severity not in range(SEVERITIES + 1):
-        raise UsageError(f"severity must be a whole number from 0 to 5; given: {severity!r}.")
+    if isinstance(severity, bool) or severity not in range(-1, SEVERITIES + 1):
+        raise UsageError(
+            f"severity must be a whole number from 0 to {SEVERITIES}, or -1, which draws it for "
+            f"each experience; given: {severity!r}."
+        )
     if not severity:
         return None
     generator = torch.Generator().manual_seed(seed + 1)
     kinds = torch.randint(len(CORRUPTIONS), (experiences,), generator=generator).tolist()
+    levels = torch.full((experiences,), severity)
+    if severity == -1:
+        levels = torch.randint(SEVERITIES, (experiences,), generator=generator)
     white, names = white_in(source.train["x"], source.white), list(CORRUPTIONS)
 
     def change(index: int, x: Tensor) -> Tensor:
-        kind = names[kinds[index]]
-        corrupted: Tensor = under_corruption(Table({"x": x}), kind, severity, seed, white)["x"]
+        kind, level = names[kinds[index]], int(levels[index])
+        if not level:
+            return x
+        corrupted: Tensor = under_corruption(Table({"x": x}), kind, level, seed, white)["x"]
         return corrupted
 
     return change

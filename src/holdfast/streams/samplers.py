@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import combinations, islice
+from itertools import combinations
 from math import comb
 
 import numpy as np
@@ -80,12 +80,17 @@ def damped(given: Subsets) -> list[Tensor]:
 
 
 def cyclic(given: Subsets) -> list[Tensor]:
-    """All subsets in a fixed order, again and again; each class gives way to another by chance."""
-    count = min(given.experiences, comb(given.classes, given.size))
-    fixed = list(islice(combinations(range(given.classes), given.size), count))
+    """All subsets in a fixed order, again and again; each class gives way to another by chance.
+
+    Where there are more subsets than experiences the order is drawn, so that no class comes first.
+    """
+    count = _written_down(given)
+    fixed = torch.tensor(list(combinations(range(given.classes), given.size)))
+    if count > given.experiences:
+        fixed = fixed[torch.randperm(count, generator=given.generator)]
     drawn = []
     for turn in range(given.experiences):
-        members = torch.tensor(fixed[turn % count])
+        members = fixed[turn % count].clone()
         gone = torch.rand(given.size, generator=given.generator) < given.replaced
         others = torch.ones(given.classes)
         others[members] = 0
@@ -100,12 +105,7 @@ def cyclic(given: Subsets) -> list[Tensor]:
 
 def restricted(given: Subsets) -> list[Tensor]:
     """A part of all subsets, drawn once; then one of these each time."""
-    count = comb(given.classes, given.size)
-    if count > MEETINGS:
-        raise UsageError(
-            f"There are {count:,} ways to choose {given.size} of {given.classes} classes; a part "
-            f"of them can be taken up to {MEETINGS:,}."
-        )
+    count = _written_down(given)
     allowed = torch.randperm(count, generator=given.generator)[: max(1, int(given.meeting * count))]
     subsets = torch.tensor(list(combinations(range(given.classes), given.size)))[allowed]
     turns = torch.randint(len(subsets), (given.experiences,), generator=given.generator)
@@ -152,6 +152,17 @@ SAMPLERS: dict[str, Callable[[Subsets], list[Tensor]]] = {
 }
 BY_PROBABILITY = ("uniform", "damped", "halves", "retention")
 """Samplers that go by the classes' probabilities."""
+
+
+def _written_down(given: Subsets) -> int:
+    """How many subsets there are, if they can be written down."""
+    count = comb(given.classes, given.size)
+    if count > MEETINGS:
+        raise UsageError(
+            f"There are {count:,} ways to choose {given.size} of {given.classes} classes; "
+            f"'cyclic' and 'restricted' go up to {MEETINGS:,}."
+        )
+    return count
 
 
 def _halved(given: Subsets) -> tuple[Tensor, Tensor]:

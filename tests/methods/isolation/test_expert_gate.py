@@ -23,7 +23,7 @@ def told(monkeypatch):
     def make(rows):
         asked = []
 
-        def learn(self, z, generator):
+        def learn(self, z, code, generator):
             self.inward = torch.zeros(len(asked) + 1, 1, 1)
             asked.append(len(z))
 
@@ -115,6 +115,30 @@ def test_every_example_is_answered_by_the_expert_that_reconstructs_it_best(
         logits = held[expert](x[row : row + 1])[0]
         torch.testing.assert_close(answers[row, own], logits[own].detach(), rtol=1e-4, atol=1e-5)
         assert int(answers[row].argmax()) in own
+
+
+def test_autoencoders_see_features_standardised_by_the_first_experience(numbered, learned):
+    stream = numbered("domain")
+    learner = learned(stream, ExpertGate(code=5, epochs=1), epochs=1)
+    raw = stream[0].train["x"].flatten(1).double()
+    deviation = raw.std(0, correction=0)
+    deviation = deviation.clamp(min=0.1 * float(deviation.max()))
+    later = stream[2].test["x"].flatten(1).double()
+    expected = torch.sigmoid((later - raw.mean(0)) / deviation)
+    found = learner.method.described(learner, stream[2].test)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("inputs", "units"), [(784, 100), (150, 75), (64, 32), (3, 1)])
+def test_by_itself_an_autoencoder_has_fewer_hidden_units_than_inputs(inputs, units):
+    assert ExpertGate().hidden(inputs) == units
+
+
+def test_an_autoencoder_that_could_copy_its_inputs_is_refused(numbered, learned):
+    stream = numbered("domain")
+    inputs = stream[0].train["x"][0].numel()
+    with pytest.raises(UsageError, match=f"code must be less than the {inputs} features"):
+        learned(stream, ExpertGate(code=inputs, epochs=1), epochs=1)
 
 
 def test_the_gate_is_a_softmax_of_reconstruction_errors(numbered, learned, told):

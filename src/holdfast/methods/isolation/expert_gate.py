@@ -56,7 +56,8 @@ class ExpertGate(Method):
     how it was started from, by `transfer`: `lwf` or `finetune`.
 
     Args:
-        code: Hidden units of an autoencoder.
+        code: Hidden units of an autoencoder, fewer than its inputs; None: 100, or half as many as
+            inputs where these are less than 200.
         related: Above which relatedness the parent's answers are distilled; below, a copy of it is
             only fine-tuned.
         alpha: Weight of the distillation.
@@ -67,12 +68,14 @@ class ExpertGate(Method):
         rate: Learning rate of the autoencoder, under Adagrad.
 
     Raises:
-        UsageError: If a number is out of range, or if there are no such features.
+        UsageError: If a number is out of range, if there are no such features, or if there are not
+            more of them than hidden units.
 
     Differs from the paper: it standardises by the data of a pre-trained extractor, here by those of
     the first experience. LwF warms the head up before it trains all; here it does not. Of the
     experts only one answers an example, where the paper can also ask all with p_a > 0.1. All
-    weights that are trained are copied for an expert, lower layers too.
+    weights that are trained are copied for an expert, lower layers too. Deviations below a tenth
+    of the largest count as that.
 
     Source: Aljundi, Chakravarty and Tuytelaars, "Expert gate: lifelong learning with a network of
     experts" (2017).
@@ -90,10 +93,11 @@ class ExpertGate(Method):
         keeps=frozenset({"model", "prototypes"}),
     )
     remembers = ("parent", "distils")
+    size_known = False
 
     def __init__(
         self,
-        code: int = 100,
+        code: int | None = None,
         related: float = 0.85,
         alpha: float = 1.0,
         temperature: float = 2.0,
@@ -114,7 +118,7 @@ class ExpertGate(Method):
         self.temperature, self.features = temperature, features
         self.epochs, self.rate = epochs, rate
         self.experts = nn.ModuleList()
-        self.autoencoders = Autoencoders(code, epochs, rate)
+        self.autoencoders = Autoencoders(epochs, rate)
         self.parent: int | None = None  # of the experience at hand
         self.distils = False
         self.register_buffer("mean", None)
@@ -122,7 +126,7 @@ class ExpertGate(Method):
         self._foreign: dict[int, slice | list[int]] = {}  # by how many logits there are
 
     def setup(self, learner: Learner) -> None:
-        self.extractor = Snapshot(lambda: learner.model)
+        self.extractor = Snapshot(lambda: learner.model, kept_for="use")
 
     def expand(self, learner: Learner, experience: Experience) -> None:
         while len(self.experts) <= experience.index:
@@ -137,7 +141,7 @@ class ExpertGate(Method):
         order = torch.randperm(len(z), generator=learner.generator, device=learner.device)
         held = max(1, len(z) // 10)
         rest = order[held:] if held < len(z) else order
-        self.autoencoders.learn(z[rest], learner.generator)
+        self.autoencoders.learn(z[rest], self.hidden(z.shape[1]), learner.generator)
         errors = self.autoencoders.errors(z[order[:held]]).mean(0)
         self.parent, self.distils = None, False
         if len(errors) > 1:
@@ -200,6 +204,17 @@ class ExpertGate(Method):
         with undisturbed(learner.model, device=learner.device):
             parts = [self._features(learner, b) for b in table.to(learner.device).chunks(ROWS)]
         return torch.cat(parts)
+
+    def hidden(self, inputs: int) -> int:
+        """Hidden units of an autoencoder of so many inputs."""
+        if self.code is None:
+            return min(100, max(1, inputs // 2))
+        if self.code >= inputs:
+            raise UsageError(
+                f"code must be less than the {inputs} features that an autoencoder sees, which "
+                f"it would only copy otherwise; given: {self.code}."
+            )
+        return self.code
 
     def refusal(self, stream: Stream, model: nn.Module) -> str | None:
         if self.features == "backbone" and not hasattr(model, "features"):

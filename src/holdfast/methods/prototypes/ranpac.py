@@ -61,6 +61,7 @@ class RanPAC(Method):
 
     replaces_training = True
     fills = RandomRidge
+    size_known = False
 
     def __init__(
         self,
