@@ -473,6 +473,15 @@ STUDY = Study(
         "In the cyclic order and where classes give way to others, a task has always two different "
         "classes; in the public code a class may be drawn twice.",
         "Classes have their order by seed, so that halves are other classes under each seed.",
-        "Everything is scored on 600 held-out images, classes weighing equally, after each task.",
+        "Everything is scored on 600 held-out images, classes weighing equally, after each task; "
+        "no part of the training data is held out for validation.",
+        "In the cyclic order no class gives way to another. Corruptions are of severity 1, of our "
+        "fifteen kinds.",
+        "Replay by frequency adds its examples to a task, and so makes a few updates more. Its "
+        "forms that count by accuracy and that draw classes at random are in the toolkit, and are "
+        "not run here.",
+        "A fifth of the pairs is nine pairs, of which a class may be in none: it then never comes.",
+        "Accuracy by the time since a class was last there, heads of unit rows and stopping early "
+        "are not in this study.",
     ),
 )
