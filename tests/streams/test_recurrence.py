@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -77,6 +78,31 @@ def test_rehearsed_tasks_are_those_of_the_matrix(source) -> None:
         assert int((task == phase).sum()) == 100
         assert earlier.max() - earlier.min() <= 1 if phase else True
     assert [t.since for t in stream.tests] == [0, 1, 2, 3]
+
+
+def test_rehearsal_may_draw_from_a_few_stored_examples_of_each_task(source) -> None:
+    make = partial(rehearsed, source, "r", 0, 4, "uniform", 0.6, limit=100)
+    stream, fresh = make(stored=15), make()
+    size = len(source.train)
+    met = {j: set() for j in range(4)}
+    for phase, experience in enumerate(stream):
+        rows = experience.train.rows
+        assert len(rows) == len(fresh[phase].train)
+        for task in range(phase + 1):
+            own = rows[rows // size == task].tolist()
+            if task == phase:
+                assert len(set(own)) == 100
+                first = set(own)
+                met[task] = first
+            else:
+                assert len(set(own)) <= 15
+                assert set(own) <= met[task], "of those that came when the task was new"
+                times = torch.tensor(own).unique(return_counts=True)[1]
+                assert int(times.max() - times.min()) <= 1, "as often as it takes"
+    last = [set(e.train.rows[e.train.rows // size == 0].tolist()) for e in list(stream)[1:]]
+    assert len(set.union(*last)) == 15
+    with pytest.raises(UsageError, match="at most the 100 examples"):
+        make(stored=101)
 
 
 def test_tasks_may_be_classes_in_turn(source) -> None:

@@ -101,7 +101,13 @@ def generator_of(*numbers: int) -> torch.Generator:
 
 
 def drawn(
-    pool: Pool, counts: Counts, starts: Counts, index: int, seed: int, draws: Draws
+    pool: Pool,
+    counts: Counts,
+    starts: Counts,
+    index: int,
+    seed: int,
+    draws: Draws,
+    stored: int | None = None,
 ) -> Int[Tensor, " rows"]:
     """The rows of an experience, in a random order.
 
@@ -112,11 +118,22 @@ def drawn(
         index: Of the experience.
         seed: Of everything that is drawn.
         draws: `"deck"` or `"fresh"`.
+        stored: Of a group that was there before, rows that are drawn from: of the first ones that
+            it brought, as often as it takes; None: all of the group's.
     """
     parts = []
     shuffle = generator_of(seed, 0, index)
     for group in counts[index].nonzero().flatten().tolist():
         members, count = pool.members(group), int(counts[index, group])
+        if stored is not None:
+            deck = torch.randperm(len(members), generator=generator_of(seed, 2, group))
+            if not int(starts[index, group]):
+                parts.append(members[deck[:count]])
+                continue
+            kept = members[deck[:stored]]
+            turns = [torch.randperm(len(kept), generator=shuffle) for _ in range(0, count, stored)]
+            parts.append(kept[torch.cat(turns)[:count]])
+            continue
         if draws == "fresh":
             whole = count == len(members)
             place = slice(None) if whole else torch.randperm(len(members), generator=shuffle)
@@ -210,6 +227,7 @@ def by_task(
     seed: int,
     *,
     draws: Draws = "fresh",
+    stored: int | None = None,
     evaluations: int | None = None,
     ordered: bool = False,
 ) -> Stream:
@@ -223,6 +241,8 @@ def by_task(
         name: Of the stream.
         seed: Draws the examples.
         draws: See `Draws`.
+        stored: Examples of a task that are drawn from once it was there, of those that came first;
+            None: all.
         evaluations: How often the test sets are scored, evenly spread; None: after each experience.
         ordered: Whether examples come in one random order, by seed, in every epoch.
 
@@ -244,6 +264,7 @@ def by_task(
         classes=[e.classes for e in tasks],
         seed=seed,
         draws=draws,
+        stored=stored,
         evaluations=evaluations,
         ordered=ordered,
         change=None,
@@ -297,6 +318,7 @@ def _stream(
     ordered: bool,
     change: Callable[[int, Tensor], Tensor] | None,
     common: Stream,
+    stored: int | None = None,
 ) -> Stream:
     pool, held_out = pools
     lacking = (held_out.sizes == 0).nonzero().flatten()
@@ -312,7 +334,7 @@ def _stream(
         groups = present[index]
         train = View(
             pool.table,
-            lambda: drawn(pool, counts, starts, index, seed, draws),
+            lambda: drawn(pool, counts, starts, index, seed, draws, stored),
             sizes[index],
         )
         if change is not None:

@@ -103,8 +103,8 @@ def rehearsal(
 
     Differs from the paper: its power law is the power function, and the power law of the lag is
     ours, which is its natural curve brought to a total. All four families sum to exactly
-    floor(share * limit), rounded by largest remainders; the public code rounds factors down before
-    it multiplies, and so gives each family another, smaller total.
+    floor(share * limit), rounded by largest remainders; the public code rounds every number down,
+    and so shows up to a few examples fewer.
 
     Example:
         >>> rehearsal(3, 10, "uniform", share=0.5).tolist()

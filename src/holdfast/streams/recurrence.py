@@ -159,6 +159,7 @@ def rehearsed(
     pool: int | None = None,
     test_limit: int | None = None,
     draws: Draws = "fresh",
+    stored: int | None = None,
     exponent: float = 5.6,
     scale: float = 10.0,
     decay: float = 1.0,
@@ -183,6 +184,8 @@ def rehearsed(
         test_limit: Test examples a task; None: all.
         draws: `fresh`: drawn anew in each experience from all of a task; `deck`: all come once
             before any comes again.
+        stored: Examples of an earlier task that are drawn from, of those that came when it was new,
+            each as often as it takes; None: all of the task's.
         exponent: Of the power law in the lag.
         scale: Of its lags, in experiences.
         decay: Experiences in which an exponential falls to 1/e.
@@ -208,10 +211,16 @@ def rehearsed(
     made, most = _tasks(source, name, seed, experiences, tasks, pool, test_limit)
     if limit is not None:
         at_least_one("limit", limit, " or none")
-    counts = occurrence.rehearsal(
-        experiences, min(limit or most, most), rehearsal, share, exponent, scale, decay, alpha
-    )
-    stream = by_task(made, counts, name, seed, draws=draws, ordered=ordered)
+    new = min(limit or most, most)
+    if stored is not None:
+        at_least_one("stored", stored, " or none")
+        if stored > new or draws != "fresh":
+            raise UsageError(
+                f"stored must be at most the {new} examples that a new task brings, with draws "
+                f"'fresh'; given: {stored}, with {draws!r}."
+            )
+    counts = occurrence.rehearsal(experiences, new, rehearsal, share, exponent, scale, decay, alpha)
+    stream = by_task(made, counts, name, seed, draws=draws, stored=stored, ordered=ordered)
     return replace(stream, online=online)
 
 
