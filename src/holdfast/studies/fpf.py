@@ -478,7 +478,7 @@ def _split(results: Results, arm: str) -> tuple[str, ...]:
     whole = np.mean(results.values(arm, "flops"))
     tuning = np.mean(results.values(arm, "tuning_flops"))
     stream = np.mean(results.values(alike[0], "flops"))
-    return tuple(f"{v / 1e9:.0f}" for v in (stream, whole - tuning - stream, tuning, whole))
+    return tuple(f"{round(v / 1e9)}" for v in (stream, whole - tuning - stream, tuning, whole))
 
 
 def _chosen(results: Results, arm: str, name: str) -> str:

@@ -412,8 +412,8 @@ STUDY = Study(
         "Families of one share show exactly as many examples; in the public code all numbers are "
         "rounded down, so that up to a few examples are missing.",
         "4, 8 and 16 tasks in place of 5, 10 and 20; images of 28x28, not padded; batches of 128 "
-        "in place of 2,048. No least number of examples of a task is kept: with 16 tasks exponential "
-        "rehearsal shows the seven oldest no longer.",
+        "in place of 2,048. No least number of examples of a task is kept: with 16 tasks "
+        "exponential rehearsal shows the seven oldest no longer.",
         "Arms differ in the number of updates, as in the paper: who shows more makes more.",
         "What the paper calls a power law is a power function of the task's number; it is here "
         "beside a power law of the lag, which is the curve of its natural environment brought to "
