@@ -428,6 +428,15 @@ STUDY = Study(
         "the papers have AlexNet and VGG on sets of photographs as well.",
         "The gate's autoencoders see the pixels; in the paper the features of a network that was "
         "trained on ImageNet.",
+        "One expert answers an example, and features are standardised by the first world's. There "
+        "are three worlds, and two of them are handwritten digits.",
+        "MAS in its local form (products of a layer's inputs and outputs) and on examples chosen "
+        "by a user is not run; nor are GSS by a quadratic programme and MIR with a generative "
+        "model, or compared with the least loss an example ever had.",
+        "GSS makes one update on each batch and its replay together; its code makes one on the "
+        "batch and one on the memory, three times over.",
+        "MIR's step is on the mean over batch and replay, so half as long as its code's at the "
+        "same rate, which is 0.05 and not 0.1; candidates may be of the present task.",
         "Task-free learning is shown a stream of digits whose boundaries are not told; the paper's "
         "are television series and monocular obstacles, with other losses.",
         "Strengths of the penalties, the plateau's bounds and the learning rate were chosen on "

@@ -115,6 +115,32 @@ def test_labels_are_not_looked_at():
         assert torch.equal(a, b)
 
 
+def test_what_is_seen_in_use_can_say_what_is_held_from_then_on(numbered, learned, watching):
+    compared = []
+    stream = few(numbered("domain"))
+    seen = Table({"x": stream[0].test["x"][:8]})
+
+    def end(self, learner, experience):
+        if learner.index == 1:
+            (mas, _) = learner.method.parts()
+            mas.hold(learner, seen, anew=True)
+            self.importance = one_by_one(learner, seen)
+            self.anchor = {n: p.detach().clone() for n, p in learner.named}
+
+    def loss(self, learner, batch, outputs, loss):
+        if learner.index == 2:
+            gaps = [
+                (self.importance[n] * (p - self.anchor[n]) ** 2).sum() for n, p in learner.named
+            ]
+            task = F.cross_entropy(outputs, batch["y"])
+            torch.testing.assert_close(loss, task + 0.2 * sum(gaps))
+            compared.append(float(sum(gaps).detach()))
+        return loss
+
+    learned(stream, chain(MAS(strength=0.2), watching(end=end, loss=loss)), epochs=4)
+    assert max(compared) > 1e-4
+
+
 def test_opposite_examples_do_not_cancel():
     """The gradients of x and -x are each other's opposites where the bias is all there is."""
     learner, _ = linear([(0, 1, 2)])

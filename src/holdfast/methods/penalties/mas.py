@@ -92,10 +92,17 @@ class MAS(Method):
         if trained and not learner.last:
             self.hold(learner, experience.train)
 
-    def hold(self, learner: Learner, table: Table) -> None:
-        """Hold the weights as they are, as firmly as a table's outputs depend on them."""
+    def hold(self, learner: Learner, table: Table, anew: bool = False) -> None:
+        """Hold the weights as they are, as firmly as a table's outputs depend on them.
+
+        Args:
+            learner: Whose weights.
+            table: Examples; labels are not asked for, so that it may be what the model is shown in
+                use: `Table({"x": inputs})`.
+            anew: Drop what was important before, and hold what matters for these examples alone.
+        """
         new = sensitivity(learner, table, self.examples)
-        if not self.importance:
+        if anew or not self.importance:
             total = new
         elif self.mix is None:
             total = list(torch._foreach_add(new, self.importance.get(learner.named)))
