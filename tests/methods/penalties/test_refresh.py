@@ -11,6 +11,7 @@ from holdfast import catalogue
 from holdfast.errors import UsageError
 from holdfast.method import chain
 from holdfast.methods import ER, Finetune, Refresh
+from holdfast.methods.penalties.refresh import noise_like
 from holdfast.optim.fisher import fisher_diagonal
 
 
@@ -62,6 +63,28 @@ def test_before_every_update_each_tensor_moves_up_the_loss_by_a_share_of_its_len
     learned(numbered(), chain(before, refresh, watching(batch=batch)), model=model)
     assert len(seen) == 24
     assert seen[7] == 0 < seen[8], "importance is known from the end of the first experience on"
+
+
+def test_importance_holds_back_the_noise_too(numbered, learned, watching):
+    before, checked = Before(), []
+    method = Refresh(delta=0.01, rate=0.5, noise=0.5, caution=30.0)
+
+    def batch(self, learner, batch):
+        old = [weight.detach() for weight in before.kept.parameters()]
+        there = ascended(before.kept, learner.incoming, 0.5, 1)
+        draw = torch.Generator().manual_seed(1_000_003 * (method.refreshed - 1) + learner.seed)
+        noise = noise_like(old, draw)
+        fisher = method.fisher.get(learner.named)
+        for was, up, f, xi, now in zip(old, there, fisher, noise, learner.parameters, strict=True):
+            way = up - was
+            move = was.norm() / max(float(way.norm()), 1e-12) * way + 0.5 * xi
+            expected = was + 0.01 * move / (1 + 30 * f)
+            torch.testing.assert_close(now.detach(), expected, rtol=1e-4, atol=1e-7)
+        checked.append(max(float(f.max()) for f in fisher))
+        return batch
+
+    learned(numbered(), chain(before, method, watching(batch=batch)), epochs=1)
+    assert max(checked) > 1e-3
 
 
 def test_what_is_replayed_is_not_unlearned(numbered, learned, watching):
@@ -175,10 +198,11 @@ def test_running_statistics_count_real_steps_alone(numbered, learned, watching):
     assert all(torch.equal(a, b) for a, b in zip(held[::2], held[1::2], strict=True))
 
 
+@pytest.mark.parametrize("weighted", [True, False])
 def test_importance_is_that_of_single_examples_each_weighed_by_the_chance_of_its_label(
-    numbered, learned, watching
+    numbered, learned, watching, weighted
 ):
-    method, expected = Refresh(decay=0.25), []
+    method, expected = Refresh(decay=0.25, weighted=weighted), []
 
     def end(self, learner, experience):
         model, total = deepcopy(learner.model).eval(), None
@@ -186,7 +210,8 @@ def test_importance_is_that_of_single_examples_each_weighed_by_the_chance_of_its
             one = experience.train[torch.tensor([row])]
             log_chance = -F.cross_entropy(model(one["x"]), one["y"])
             found = torch.autograd.grad(log_chance, list(model.parameters()))
-            squares = [log_chance.detach().exp() * g**2 / len(experience.train) for g in found]
+            chance = log_chance.detach().exp() if weighted else 1.0
+            squares = [chance * g**2 / len(experience.train) for g in found]
             total = (
                 squares if total is None else [a + b for a, b in zip(total, squares, strict=True)]
             )
@@ -199,7 +224,7 @@ def test_importance_is_that_of_single_examples_each_weighed_by_the_chance_of_its
     assert len(expected) == 3
 
 
-@pytest.mark.parametrize("base", ["er(capacity=30)", "der++", "online_ewc", "lwf", "agem"])
+@pytest.mark.parametrize("base", ["er(capacity=30)", "der++", "online_ewc", "lwf", "agem", "cpr"])
 def test_it_goes_with_any_method(numbered, learned, base):
     with_it = learned(numbered(), catalogue.build(f"{base}+refresh(delta=0.001)"), epochs=1)
     without = learned(numbered(), catalogue.build(base), epochs=1)
