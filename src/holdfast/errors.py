@@ -50,6 +50,13 @@ def at_least(least: int, **given: float | None) -> None:
             raise UsageError(f"{name} must be at least {least}; given: {value}.")
 
 
+def above_zero(**given: float | None) -> None:
+    """Raise `UsageError` for the first argument that is not above 0; None passes."""
+    for name, value in given.items():
+        if value is not None and not value > 0:
+            raise UsageError(f"{name} must be above 0; given: {value}.")
+
+
 def unknown(kind: str, name: str, accepted: Iterable[str], owner: str = "") -> UsageError:
     """The error for a name that does not exist, with the nearest one that does."""
     names = sorted(accepted)

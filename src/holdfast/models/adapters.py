@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from holdfast.errors import UsageError, unknown
+from holdfast.errors import UsageError, above_zero, unknown
 from holdfast.language.quiet import quietly
 
 PAST = "past"
@@ -171,8 +171,7 @@ def check(rank: int, alpha: float, dropout: float) -> None:
     """
     if rank < 1:
         raise UsageError(f"rank must be at least 1; given: {rank}.")
-    if not alpha > 0:
-        raise UsageError(f"alpha must be above 0; given: {alpha}.")
+    above_zero(alpha=alpha)
     if not 0 <= dropout < 1:
         raise UsageError(f"dropout must be at least 0 and below 1; given: {dropout}.")
 

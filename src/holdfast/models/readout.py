@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from holdfast.errors import UsageError
+from holdfast.errors import above_zero
 
 
 @torch.enable_grad()
@@ -43,8 +43,7 @@ def logistic_regression(
         >>> (x @ weight.T + bias).argmax(1).tolist()
         [0, 1]
     """
-    if not ridge > 0:
-        raise UsageError(f"ridge must be above 0; given: {ridge}.")
+    above_zero(ridge=ridge)
     x = features.detach().double()
     if bias:
         x = torch.cat([x, x.new_ones(len(x), 1)], 1)

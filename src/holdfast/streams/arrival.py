@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 import torch
 
-from holdfast.errors import UsageError
+from holdfast.errors import UsageError, above_zero
 from holdfast.stream import Stream
 from holdfast.streams import occurrence
 from holdfast.streams.generator import by_class
@@ -105,8 +105,7 @@ def gaussian(
     Source: Shanahan et al., "Encoders and ensembles for task-free continual learning" (2021).
     """
     at_least_one("experiences", experiences)
-    if not width > 0:
-        raise UsageError(f"width must be above 0; given: {width}.")
+    above_zero(width=width)
     if limit is None:
         limit = max(1, len(source.train) // experiences)
     at_least_one("limit", limit, " or none")

@@ -97,6 +97,20 @@ def test_the_path_adds_up_to_what_the_loss_has_lost(numbered, learned, watching)
     assert found[-1] < 0.5 * found[0]
 
 
+def test_importances_can_be_cut_off(numbered, learned):
+    stream = numbered()
+    first = replace(stream, experiences=stream.experiences[:1])
+    whole, cut = (
+        learned(first, SI(max_importance=bound), epochs=4, lr=0.05) for bound in (None, 1e-3)
+    )
+    pairs = zip(
+        whole.method.importance.get(whole.named), cut.method.importance.get(cut.named), strict=True
+    )
+    for one, other in pairs:
+        assert torch.equal(other, one.clamp(max=1e-3))
+    assert any((one > 1e-3).any() for one in whole.method.importance.get(whole.named))
+
+
 def halved(self, learner, batch, outputs, loss):
     return 0.5 * loss
 

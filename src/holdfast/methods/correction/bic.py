@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from holdfast.data import Batch, Table
-from holdfast.errors import UsageError, at_least
+from holdfast.errors import UsageError, above_zero, at_least
 from holdfast.evaluation import undisturbed
 from holdfast.losses import distillation
 from holdfast.memory.buffer import Buffer
@@ -86,10 +86,7 @@ class BiC(Method):
         at_least(2, capacity=capacity)
         if not 0 < holdout < 1:
             raise UsageError(f"holdout must be above 0 and below 1; given: {holdout}.")
-        if not temperature > 0:
-            raise UsageError(f"temperature must be above 0; given: {temperature}.")
-        if not ridge > 0:
-            raise UsageError(f"ridge must be above 0; given: {ridge}.")
+        above_zero(temperature=temperature, ridge=ridge)
         self.capacity, self.holdout = capacity, holdout
         self.temperature, self.ridge = temperature, ridge
         apart = min(max(1, round(holdout * capacity)), capacity - 1)

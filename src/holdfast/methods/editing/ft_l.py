@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from holdfast.data import Batch
-from holdfast.errors import UsageError, at_least
+from holdfast.errors import UsageError, above_zero, at_least
 from holdfast.language.objective import IGNORED
 from holdfast.method import Method, Tags
 from holdfast.models.projections import Projection, projection, refusal
@@ -63,8 +63,7 @@ class FTM(Method):
     ) -> None:
         super().__init__()
         at_least(1, steps=steps)
-        if not lr > 0:
-            raise UsageError(f"lr must be above 0; given: {lr}.")
+        above_zero(lr=lr)
         for name, value in (("box", box), ("enough", enough)):
             if value < 0:
                 raise UsageError(f"{name} must not be negative; given: {value}.")

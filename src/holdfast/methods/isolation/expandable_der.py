@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from holdfast.data import Batch, Table
-from holdfast.errors import UsageError, at_least
+from holdfast.errors import UsageError, above_zero, at_least
 from holdfast.memory.balanced import balanced_rows
 from holdfast.memory.buffer import Buffer
 from holdfast.memory.herding import keep_herded
@@ -100,8 +100,7 @@ class ExpandableDER(Method):
             raise UsageError(
                 f"classifier must be one of {', '.join(get_args(Step))}; given: {classifier!r}."
             )
-        if not ridge > 0:
-            raise UsageError(f"ridge must be above 0; given: {ridge}.")
+        above_zero(ridge=ridge)
         at_least(1, capacity=capacity)
         self.capacity, self.auxiliary = capacity, auxiliary
         self.classifier, self.ridge, self.only_shrink = classifier, ridge, only_shrink

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from holdfast.data import Batch
-from holdfast.errors import UsageError, at_least
+from holdfast.errors import UsageError, above_zero, at_least
 from holdfast.memory.parameters import ParameterStore
 from holdfast.method import Method, Phase, Tags
 from holdfast.methods.isolation.rows import refusal_of_head
@@ -73,8 +73,7 @@ class PackNet(Method):
         at_least(0, retrain_epochs=retrain_epochs)
         if keep is not None and not 0 < keep <= 1:
             raise UsageError(f"keep must be above 0 and at most 1, or none; given: {keep}.")
-        if not retrain_rate > 0:
-            raise UsageError(f"retrain_rate must be above 0; given: {retrain_rate}.")
+        above_zero(retrain_rate=retrain_rate)
         self.keep, self.retrain_epochs, self.retrain_rate = keep, retrain_epochs, retrain_rate
         self.owners = ParameterStore()
         self._names: list[str] = []  # of the layers

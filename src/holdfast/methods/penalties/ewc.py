@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from holdfast.data import Batch, Table
-from holdfast.errors import UsageError
+from holdfast.errors import UsageError, above_zero
 from holdfast.losses import quadratic_penalty
 from holdfast.memory.known import inherited
 from holdfast.memory.parameters import ParameterStore
@@ -70,7 +70,8 @@ class EWC(Method):
     ) -> None:
         super().__init__()
         self.strength, self.labels, self.examples = strength, labels, examples
-        self.max_importance = _above_zero(max_importance)
+        above_zero(max_importance=max_importance)
+        self.max_importance = max_importance
         self.centre, self.importance = ParameterStore(), ParameterStore()
 
     def loss(self, learner: Learner, batch: Batch, outputs: Tensor, loss: Tensor) -> Tensor:
@@ -152,7 +153,8 @@ class OnlineEWC(Method):
         if average and decay != 1:
             raise UsageError(f"An average does not decay: leave out decay={decay}, or average.")
         self.strength, self.decay, self.labels, self.examples = strength, decay, labels, examples
-        self.max_importance, self.average = _above_zero(max_importance), average
+        above_zero(max_importance=max_importance)
+        self.max_importance, self.average = max_importance, average
         self.held = 0  # tables
         self.anchor, self.importance = ParameterStore(), ParameterStore()
 
@@ -185,12 +187,6 @@ class OnlineEWC(Method):
         self.importance.put(learner.named, merged)
         self.anchor.put(learner.named)
         self.held += 1
-
-
-def _above_zero(bound: float | None) -> float | None:
-    if bound is not None and not bound > 0:
-        raise UsageError(f"max_importance must be above 0, or none; given: {bound}.")
-    return bound
 
 
 def _bounded(importances: list[Tensor], bound: float | None) -> list[Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from holdfast.data import Batch
-from holdfast.errors import UsageError, at_least
+from holdfast.errors import UsageError, above_zero, at_least
 from holdfast.memory.parameters import ParameterStore
 from holdfast.method import Method, Tags
 from holdfast.optim.fisher import fisher_diagonal
@@ -100,8 +100,7 @@ class Refresh(Method):
         super().__init__()
         at_least(1, steps=steps, examples=examples)
         at_least(0, delta=delta, caution=caution, noise=noise, decay=decay)
-        if not rate > 0:
-            raise UsageError(f"rate must be above 0; given: {rate}.")
+        above_zero(rate=rate)
         self.delta, self.steps, self.rate = delta, steps, rate
         self.caution, self.noise, self.decay = caution, noise, decay
         self.weighted, self.rescale, self.examples = weighted, rescale, examples

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from holdfast.errors import UsageError, at_least
+from holdfast.errors import UsageError, above_zero, at_least
 from holdfast.memory.parameters import ParameterStore
 from holdfast.method import ALL_KINDS, Method, Tags
 from holdfast.optim.descent import Descent, pull
@@ -84,8 +84,7 @@ class RWalk(Method):
         at_least(1, interval=interval)
         if not 0 < alpha <= 1:
             raise UsageError(f"alpha must be above 0 and at most 1; given: {alpha}.")
-        if not damping > 0:
-            raise UsageError(f"damping must be above 0; given: {damping}.")
+        above_zero(damping=damping)
         self.strength, self.alpha = strength, alpha
         self.interval, self.damping = interval, damping
         self.anchor, self.importance = ParameterStore(), ParameterStore()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from holdfast.errors import UsageError, at_least
+from holdfast.errors import above_zero, at_least
 from holdfast.memory.parameters import ParameterStore
 from holdfast.method import ALL_KINDS, Method, Tags
 from holdfast.optim.descent import Descent, pull
@@ -32,6 +32,7 @@ class SI(Method):
         strength: c, the weight of the penalty; 0.1 (permuted MNIST) and 1 (split MNIST) in the
             paper.
         xi: Bounds the importance of weights that hardly moved.
+        max_importance: Larger importances count as this; None: as they are.
 
     Raises:
         UsageError: If a number is out of range.
@@ -55,12 +56,13 @@ class SI(Method):
         keeps=frozenset({"parameters"}),
     )
 
-    def __init__(self, strength: float = 1.0, xi: float = 0.1) -> None:
+    def __init__(
+        self, strength: float = 1.0, xi: float = 0.1, max_importance: float | None = None
+    ) -> None:
         super().__init__()
         at_least(0, strength=strength)
-        if not xi > 0:
-            raise UsageError(f"xi must be above 0; given: {xi}.")
-        self.strength, self.xi = strength, xi
+        above_zero(xi=xi, max_importance=max_importance)
+        self.strength, self.xi, self.max_importance = strength, xi, max_importance
         self.anchor, self.importance = ParameterStore(), ParameterStore()
         self.path = ParameterStore()
         self._update: Descent | None = None
@@ -90,5 +92,8 @@ class SI(Method):
         total = torch._foreach_add(
             self.importance.get(learner.named), torch._foreach_div(path, bound)
         )
-        self.importance.put(learner.named, torch._foreach_clamp_min(total, 0.0))
+        total = torch._foreach_clamp_min(total, 0.0)
+        if self.max_importance is not None:
+            total = torch._foreach_clamp_max(total, self.max_importance)
+        self.importance.put(learner.named, total)
         torch._foreach_zero_(path)

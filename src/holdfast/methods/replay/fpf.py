@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.data import Batch
-from holdfast.errors import UsageError, at_least
+from holdfast.errors import UsageError, above_zero, at_least
 from holdfast.evaluation import undisturbed
 from holdfast.losses import output_distance
 from holdfast.memory.buffer import Buffer
@@ -112,10 +112,7 @@ class FPF(Method):
     ) -> None:
         super().__init__()
         at_least(1, iterations=iterations, batch_size=batch_size, top=top, switches=switches)
-        if not rate > 0:
-            raise UsageError(f"rate must be above 0; given: {rate}.")
-        if clip is not None and not clip > 0:
-            raise UsageError(f"clip must be above 0, or none; given: {clip}.")
+        above_zero(rate=rate, clip=clip)
         if score not in get_args(Score):
             raise UsageError(f"score must be 'leap' or 'change'; given: {score!r}.")
         if when not in get_args(When):

@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from holdfast.augment import Augmentation, flip, grey, jitter, resized_crop
 from holdfast.data import Batch, Table, concat, size
-from holdfast.errors import StreamRefused, UsageError, at_least
+from holdfast.errors import StreamRefused, above_zero, at_least
 from holdfast.losses import supervised_contrastive
 from holdfast.memory.buffer import Buffer
 from holdfast.memory.prototypes import Prototypes
@@ -86,8 +86,7 @@ class SCR(Method):
     ) -> None:
         super().__init__()
         at_least(1, batch_size=batch_size, width=width, insert_epochs=insert_epochs)
-        if not temperature > 0:
-            raise UsageError(f"temperature must be above 0; given: {temperature}.")
+        above_zero(temperature=temperature)
         self.capacity, self.batch_size, self.temperature = capacity, batch_size, temperature
         self.width, self.review, self.insert_epochs = width, review, insert_epochs
         self.buffer = Buffer(capacity)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import nn
 
-from holdfast.errors import UsageError
+from holdfast.errors import UsageError, above_zero
 
 if TYPE_CHECKING:
     from holdfast.learner import Learner, MakeOptimizer
@@ -40,8 +40,7 @@ def optimizer_of(rule: Rule, lr: float) -> MakeOptimizer:
     """
     if rule not in get_args(Rule):
         raise UsageError(f"optimizer must be one of {', '.join(get_args(Rule))}; given: {rule!r}.")
-    if not lr > 0:
-        raise UsageError(f"lr must be above 0; given: {lr}.")
+    above_zero(lr=lr)
     return partial(_RULES[rule], lr=lr)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from holdfast.data import Table
-from holdfast.errors import UsageError
+from holdfast.errors import above_zero
 from holdfast.method import Method, Tags
 from holdfast.models.snapshot import Snapshot
 from holdfast.unlearning.boundary import nearest_classes
@@ -46,8 +46,7 @@ class BoundaryShrink(Method):
 
     def __init__(self, bound: float = 0.1) -> None:
         super().__init__()
-        if not bound > 0:
-            raise UsageError(f"bound must be above 0; given: {bound}.")
+        above_zero(bound=bound)
         self.bound = bound
 
     def setup(self, learner: Learner) -> None:

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from holdfast.data import Batch, size
+from holdfast.errors import above_zero
 from holdfast.memory.requests import REFUSAL, Refusals, of_request, parted, together, unpaired_in
 from holdfast.method import Method, Tags
-from holdfast.methods.unlearning.npo import above_zero
 from holdfast.models.reference import Keep, ReferenceScores, answer_logprobs
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class DPO(Method):
 
     def __init__(self, beta: float = 0.1, weight: float = 1.0, reference: Keep = "scores") -> None:
         super().__init__()
-        above_zero("beta", beta)
+        above_zero(beta=beta)
         self.beta, self.weight, self.reference = beta, weight, reference
         self.before = ReferenceScores(reference)
         self.refusals = Refusals()

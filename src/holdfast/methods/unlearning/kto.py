@@ -9,10 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from holdfast.data import Batch, size
-from holdfast.errors import UsageError
+from holdfast.errors import UsageError, above_zero
 from holdfast.memory.requests import REFUSAL, Refusals, of_request, parted, together, unpaired_in
 from holdfast.method import Method, Tags
-from holdfast.methods.unlearning.npo import above_zero
 from holdfast.models.reference import Keep, ReferenceScores, answer_logprobs
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ class KTO(Method):
         reference: Keep = "scores",
     ) -> None:
         super().__init__()
-        above_zero("beta", beta)
+        above_zero(beta=beta)
         if link not in get_args(Link):
             raise UsageError(f"link must be {' or '.join(get_args(Link))}; given: {link!r}.")
         self.beta, self.link, self.weight, self.reference = beta, link, weight, reference

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from holdfast.data import Batch, size
-from holdfast.errors import UsageError
+from holdfast.errors import above_zero
 from holdfast.memory.requests import parted, together
 from holdfast.method import Method, Tags
 from holdfast.models.reference import Keep, ReferenceScores, answer_logprobs
@@ -58,7 +58,7 @@ class NPO(Method):
 
     def __init__(self, beta: float = 0.1, weight: float = 1.0, reference: Keep = "scores") -> None:
         super().__init__()
-        above_zero("beta", beta)
+        above_zero(beta=beta)
         self.beta, self.weight, self.reference = beta, weight, reference
         self.before = ReferenceScores(reference)
 
@@ -76,9 +76,3 @@ class NPO(Method):
         drift = self.before.of(learner, learner.incoming) - now  # d: how much less likely
         forgetting = (2 / self.beta) * -F.logsigmoid(self.beta * drift).mean()
         return together(self.weight * forgetting, kept)
-
-
-def above_zero(name: str, value: float) -> None:
-    """Refuse what is not above 0."""
-    if not value > 0:
-        raise UsageError(f"{name} must be above 0; given: {value}.")

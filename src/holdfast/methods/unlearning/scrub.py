@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from holdfast.data import Batch, Table
-from holdfast.errors import UsageError, at_least
+from holdfast.errors import UsageError, above_zero, at_least
 from holdfast.losses import softened_divergence
 from holdfast.memory.parameters import ParameterStore
 from holdfast.method import Method, Tags
@@ -73,8 +73,7 @@ class SCRUB(Method):
     ) -> None:
         super().__init__()
         at_least(0, max_steps=max_steps)
-        if not temperature > 0:
-            raise UsageError(f"temperature must be above 0; given: {temperature}.")
+        above_zero(temperature=temperature)
         for name, value in (("gamma", gamma), ("alpha", alpha), ("smoothing", smoothing)):
             if not value >= 0:
                 raise UsageError(f"{name} must be at least 0; given: {value}.")

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from holdfast.data import Batch, size
+from holdfast.errors import above_zero
 from holdfast.memory.requests import parted, together
 from holdfast.method import Method, Tags
-from holdfast.methods.unlearning.npo import above_zero
 
 if TYPE_CHECKING:
     from holdfast.learner import Learner
@@ -43,7 +43,7 @@ class SimNPO(Method):
 
     def __init__(self, beta: float = 4.5, delta: float = 0.0, weight: float = 0.125) -> None:
         super().__init__()
-        above_zero("beta", beta)
+        above_zero(beta=beta)
         self.beta, self.delta, self.weight = beta, delta, weight
 
     def loss(self, learner: Learner, batch: Batch, outputs: Tensor, loss: Tensor) -> Tensor:
