@@ -406,7 +406,7 @@ STUDY = Study(
     grids=grids,
     figures=figures,
     departures=(
-        "Eight tasks of 2,000 new examples each, drawn from 6,000, two layers of 256 units and 5 "
+        "Eight tasks of 2,000 new examples each, two layers of 256 units and 5 "
         "epochs a phase; the paper has ten tasks of 57,927, four layers of 1,000 with batch "
         "normalisation and dropout, and 100 epochs.",
         "Families of one share show exactly as many examples; in the public code all numbers are "
