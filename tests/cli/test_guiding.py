@@ -27,7 +27,7 @@ def names(result: Any) -> list[str]:
 
 
 def test_methods_are_filtered_and_filters_compose(call: Call) -> None:
-    assert names(call("methods", "--family", "correction")) == ["wa", "bic"]
+    assert names(call("methods", "--family", "correction")) == ["wa", "bic", "group_masking"]
     free = names(call("methods", "--family", "replay", "--task-free"))
     assert "er" in free
     assert "replay" not in free
