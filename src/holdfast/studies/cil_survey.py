@@ -464,9 +464,10 @@ STUDY = Study(
         "GEM keeps a random sample, and all classes compete in its reference gradients; the "
         "survey's exemplars are herded, and the classes of other experiences masked there.",
         "EWC's Fisher information is of single examples, and the mean over experiences counts "
-        "rows of new classes too; the survey's is of batches. The first run of this study had a "
-        "strength of 100 and no bound, and became infinite: so this entry was changed after a "
-        "look. Other strengths are the survey's, or our defaults, and not tuned.",
+        "rows of new classes too; the survey's is of batches. It masks from the start, and so "
+        "learns its first experience itself. The first run of this study had a strength of 100 and "
+        "no bound, and became infinite: so this entry was changed after a look. Other strengths "
+        "are the survey's, or our defaults, and not tuned.",
         "MEMO trains its shared stages throughout, as the survey's does from few classes on; "
         "'MEMO, frozen' trains them in the first experience alone. It was added after the first "
         "trial, in which MEMO was frozen.",
