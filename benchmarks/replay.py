@@ -14,7 +14,8 @@ and one by activations as 1 (in the MLP nearly nothing, since the first layer ne
 rows make 40 in the MLP and 60 in the CNN. MIR adds 20 or 30 for the virtual step and 100 for its
 candidates, seen twice; GSS adds 110 in the MLP, 330 in the CNN, where gradients are formed, and
 110 by the last layer alone. Small steps cost less than that says, because a part of what a step
-costs does not depend on its rows. A limit is set for the MLP.
+costs does not depend on its rows. A limit is set for the MLP; in the CNN the count alone is 3.2 for
+MIR and 6.5 for GSS by all weights.
 """
 
 from __future__ import annotations

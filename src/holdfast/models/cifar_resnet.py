@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from holdfast.errors import DataError, UsageError
-from holdfast.models.backbones import MapMeans
+from holdfast.models.backbones import MapMeans, channels_last
 from holdfast.models.classifier import Classifier, Standardise
 
 Depth = Literal[20, 32, 56]
@@ -42,7 +42,7 @@ class CifarResNet(nn.Module):
         self.layer3 = _stage(32, 64, (depth - 2) // 6)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn1(self.conv1(x)))
+        x = F.relu(self.bn1(self.conv1(channels_last(x))))
         features: Tensor = self.layer3(self.layer2(self.layer1(x))).mean((2, 3))
         return features
 
