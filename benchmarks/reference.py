@@ -104,8 +104,9 @@ SUM = (
 )
 BOUND = (
     "Importances above 0.001 count as 0.001, as in their code, which also lets them fall below 0. "
-    "Without that bound, which the paper does not have, ours has"
+    "Without that bound, which the paper does not have, and with Adam's state kept ours has"
 )
+A_GEM = "agem(capacity={}, references={}, storage=task_balanced)"
 MULTI = {"model": "mlp(width=256, depth=2)", "epochs": 10, "batch_size": 64}
 
 AVALANCHE_ROWS = (
@@ -120,10 +121,11 @@ AVALANCHE_ROWS = (
         "permuted-mnist(experiences=10, first=permuted)",
         adam(0.001, model="mlp(width=1000, depth=1)", epochs=10, batch_size=256),
         differs=f"{BOUND} 90.3 ± 0.1.",
+        reason="Their code is only asked not to fall three points short of 83; ours lies above.",
         seeds=2,
     ),
     Row(
-        "Permuted MNIST 17, A-GEM", 81, 0, AVALANCHE, "agem(capacity=4250, references=256)",
+        "Permuted MNIST 17, A-GEM", 81, 0, AVALANCHE, A_GEM.format(4250, 256),
         "permuted-mnist(experiences=17, first=permuted)",
         sgd(0.1, model="mlp(width=256, depth=2)", epochs=1, batch_size=10),
         seeds=1,
@@ -138,8 +140,9 @@ AVALANCHE_ROWS = (
         "Split MNIST 5, tasks known, SI", 97, 0, AVALANCHE,
         "si(strength=0.5, xi=0.1, max_importance=0.001)",
         "split-mnist(scenario=task, order=natural)", adam(0.001, **MULTI),
-        differs=f"97 is the paper's figure, which their code is only asked not to fall short of. "
-        f"{BOUND} 99.3 ± 0.1.",
+        differs=f"{BOUND} 99.3 ± 0.1.",
+        reason="97 is the paper's figure, which their code is only asked not to fall short of; "
+        "ours lies above.",
     ),
     Row(
         "Split MNIST 5, tasks known, RWalk", 99, 0, AVALANCHE, "rwalk(strength=0.1)",
@@ -215,14 +218,14 @@ DER_ROWS = (
     rotated("DER++, 500 examples", "der++(capacity=500, alpha=0.5, beta=1)", 0.2, 92.77, 1.05),
     rotated(
         "A-GEM, 200 examples",
-        "agem(capacity=200, references=128)",
+        A_GEM.format(200, 128),
         0.1,
         81.91,
         0.76,
         "No cause is known yet. The three draws of angles gave 80.2, 84.3 and 62.1; in the third "
         "all methods are worse, and this one by far.",
     ),
-    rotated("A-GEM, 500 examples", "agem(capacity=500, references=128)", 0.3, 80.31, 6.29),
+    rotated("A-GEM, 500 examples", A_GEM.format(500, 128), 0.3, 80.31, 6.29),
     rotated("SI", "si(strength=1, xi=1)", 0.1, 71.91, 5.83),
 )
 
@@ -235,7 +238,7 @@ CO2L_ROWS = tuple(
             rotated(
                 "DER++, 200 examples", "der++(capacity=200, alpha=1, beta=0.5)", 0.1, 95.98, 1.06
             ),
-            rotated("A-GEM, 200 examples", "agem(capacity=200, references=128)", 0.1, 89.03, 2.76),
+            rotated("A-GEM, 200 examples", A_GEM.format(200, 128), 0.1, 89.03, 2.76),
         ),
     )
 )
@@ -321,6 +324,8 @@ two points where that is more. Where it does not, the last column says what was 
 Figures of Avalanche's baselines are of single runs; where the order of the classes is drawn, ours
 is theirs, of the seed that their tests use. (With the order drawn anew by seed, LwF has 28.3 ± 3.9
 instead of 23.4 ± 0.4, and MIR with a reservoir in place of their class-balanced memory 89.5 ± 1.7.)
+Adam forgets its state between experiences, as it did there when the figures were made; since May
+2023 that library keeps it.
 Figures on Rotated MNIST are of two papers, which differ by ten points for one method: that on dark
 experience replay has an MLP of two hidden layers of 100 units, and its public code the rates; that
 on contrastive continual learning, which prints other figures of the first paper beside its own, got

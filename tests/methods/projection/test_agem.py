@@ -5,6 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from holdfast import streams
+from holdfast.errors import UsageError
 from holdfast.method import chain
 from holdfast.methods import AGEM
 
@@ -65,6 +67,18 @@ def test_memory_holds_earlier_experiences_only_equal_numbers_of_every_class(
     learned(numbered(), chain(agem, look), epochs=1)
     assert counts == [[12] * 2] * 4 + [[6] * 4] * 4
     assert torch.bincount(agem.buffer.columns["y"]).tolist() == [4] * 6
+
+
+def test_memory_may_hold_equal_numbers_of_every_task(learned):
+    stream = streams.build("permuted-digits(experiences=3)", seed=0)
+    method = AGEM(capacity=30, storage="task_balanced")
+    learned(stream, method, epochs=1)
+    assert torch.bincount(method.buffer.columns["task"]).tolist() == [10] * 3
+
+
+def test_a_memory_by_herding_is_refused():
+    with pytest.raises(UsageError, match=r"task_balanced.*given: 'herding'"):
+        AGEM(storage="herding")
 
 
 def test_no_more_references_are_drawn_than_asked(numbered, learned, monkeypatch):

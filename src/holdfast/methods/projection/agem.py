@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from holdfast.errors import at_least
-from holdfast.memory.buffer import Buffer
+from holdfast.errors import UsageError, at_least
+from holdfast.memory.buffer import Buffer, Storage
 from holdfast.method import Method, Tags
 from holdfast.optim.gradients import flat, shaped, without_conflict
 
@@ -23,12 +23,13 @@ class AGEM(Method):
 
         g <- g - (g.r / r.r) r   if g.r < 0.
 
-    The memory holds earlier experiences only: an experience's examples enter when it ends, equal
-    numbers of every class.
+    The memory holds earlier experiences only: an experience's examples enter when it ends.
 
     Args:
         capacity: Examples remembered.
         references: Examples drawn for r at every step.
+        storage: Which examples are remembered: `reservoir`, or equal numbers of every class
+            (`class_balanced`; the most recent ones: `ring`) or experience (`task_balanced`).
     """
 
     tags = Tags(
@@ -39,11 +40,21 @@ class AGEM(Method):
         keeps=frozenset({"examples"}),
     )
 
-    def __init__(self, capacity: int = 200, references: int = 256) -> None:
+    def __init__(
+        self,
+        capacity: int = 200,
+        references: int = 256,
+        storage: Storage = "class_balanced",
+    ) -> None:
         super().__init__()
         at_least(1, references=references)
-        self.capacity, self.references = capacity, references
-        self.buffer = Buffer(capacity, "class_balanced")
+        if storage == "herding":
+            raise UsageError(
+                "storage must be one of class_balanced, task_balanced, ring, reservoir; "
+                "given: 'herding'."
+            )
+        self.capacity, self.references, self.storage = capacity, references, storage
+        self.buffer = Buffer(capacity, storage)
 
     def gradients(self, learner: Learner) -> None:
         remembered = self.buffer.sample(self.references, learner.generator)
@@ -57,4 +68,7 @@ class AGEM(Method):
 
     def end(self, learner: Learner, experience: Experience) -> None:
         table = experience.train.to(learner.device)
+        if self.storage == "task_balanced" and "task" not in table.columns:
+            task = torch.full((len(table),), experience.index, device=learner.device)
+            table = table.with_columns(task=task)
         self.buffer.add(table.columns, learner.generator)
