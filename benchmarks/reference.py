@@ -222,8 +222,10 @@ DER_ROWS = (
         0.1,
         81.91,
         0.76,
-        "No cause is known yet. The three draws of angles gave 80.2, 84.3 and 62.1; in the third "
-        "all methods are worse, and this one by far.",
+        "The draw of angles decides: ten gave 75.4 ± 7.0, from 61.7 to 84.7, the less the further "
+        "the last angle was from the middle of the half circle (rank correlation -0.83). Their "
+        "code, given the angles of our first five, has 82.3, 83.9, 64.8, 68.4 and 69.0 where ours "
+        "has 81.1, 84.7, 61.7, 69.9 and 67.9. Published is a deviation of 0.76 over ten runs.",
     ),
     rotated("A-GEM, 500 examples", A_GEM.format(500, 128), 0.3, 80.31, 6.29),
     rotated("SI", "si(strength=1, xi=1)", 0.1, 71.91, 5.83),
