@@ -367,7 +367,7 @@ def cells(outcome: Outcome) -> tuple[str, ...]:
     return (
         f"{row.name} ({row.source})",
         f"{row.published:g}" + (f" ± {row.deviation:g}" if row.deviation else ""),
-        f"{outcome.mean:.1f} ± {outcome.deviation:.1f}",
+        f"{outcome.mean:.1f}" + (f" ± {outcome.deviation:.1f}" if len(outcome.finals) > 1 else ""),
         str(len(outcome.finals)),
         "yes" if outcome.reproduced else "no",
         f"`{row.stream}`, `{row.method}`, `{row.setting['model']}`, {settings(row)}",
