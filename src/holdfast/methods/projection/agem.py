@@ -29,7 +29,8 @@ class AGEM(Method):
         capacity: Examples remembered.
         references: Examples drawn for r at every step.
         storage: Which examples are remembered: `reservoir`, or equal numbers of every class
-            (`class_balanced`; the most recent ones: `ring`) or experience (`task_balanced`).
+            (`class_balanced`; the most recent ones: `ring`) or of every task (`task_balanced`), an
+            experience being a task where the stream tells none.
     """
 
     tags = Tags(
